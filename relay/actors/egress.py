@@ -183,8 +183,13 @@ class Egress:
         if asked is not None:
             context.counts["subscriptions", ""] += 1
             relay = context.permissions.cluster
-            message = m.Subscribe(*asked, self._moq.encoding, event.params, self._exclude, relay=relay)
+            params = self._any_age(event.params)
+            message = m.Subscribe(*asked, self._moq.encoding, params, self._exclude, relay=relay)
             self._ask(Subscription(message))
+
+    def _any_age(self, params: SubscribeParams) -> SubscribeParams:
+        """06 limits the age of all groups; but viewers of another relay may not."""
+        return params._replace(any_age=self._context.permissions.cluster or not self._moq.features.history)
 
     def _on_info(self, event: moq.InfoRequested) -> None:
         asked = self._begin(event)
@@ -203,12 +208,12 @@ class Egress:
             self._ask(Request(m.Fetch(*asked, self._moq.fetch_encoding, params, self._exclude)))
 
     def _on_update(self, event: moq.SubscribeUpdated) -> None:
-        request = self._requests.get(event.request)
+        request, params = self._requests.get(event.request), self._any_age(event.params)
         if isinstance(request, Subscription):
-            request.params = event.params
-            request.bounded = event.params.end_group is not None
+            request.params = params
+            request.bounded = params.end_group is not None
             if request.track is not None:
-                send(request.track, m.UpdateSubscription(self._context.ref, event.request, event.params))
+                send(request.track, m.UpdateSubscription(self._context.ref, event.request, params))
 
     def _on_skipped(self, event: moq.GroupSkipped) -> None:
         request = self._requests.get(event.request)

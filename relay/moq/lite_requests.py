@@ -45,10 +45,22 @@ class Subscription(Handler):
     """One subscription of ours, and the streams of its open groups."""
 
     def __init__(
-        self, core: LiteCore, owner: Requests, request: int, subscribe_id: int, stream: Stream
+        self, core: LiteCore, owner: Requests, request: int, message: Subscribe, stream: Stream
     ) -> None:
         self.request = request
-        self.id = subscribe_id
+        self.message = message
+        self.started = False
+        self.newest: int | None = None
+        self.floor: int | None = None
+        """First group to ask for where max age limits later groups alone."""
+        self.seeking: SubscribeParams | None = None
+        """To subscribe with once the answer has named that group."""
+        self.begun: set[int] = set()
+        """Groups that came before that answer, and this group, by either subscription."""
+        self.former: Subscription | None = None
+        """The one that brought the answer, until its groups have ended."""
+        self.retired = False
+        self.id = message.id
         self.stream = stream
         self.groups: dict[int, Stream] = {}  # by sequence
         self._core = core
@@ -57,7 +69,6 @@ class Subscription(Handler):
         self.sent = b""
         """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
-        self._started = False
         self._closed = False  # the peer's half
         self._left = False  # our half
         # data of this call, by sequence: first frame, parts, fin, code
@@ -67,9 +78,13 @@ class Subscription(Handler):
         core = self._core
         for message in self._decoder.feed(data):
             core.spend()
+            if self.retired:
+                continue
             if isinstance(message, SubscribeOk):
-                if not self._started:
-                    self._started = True
+                if not self.started:
+                    self.started = True
+                    if self.seeking is not None and message.group is not None:
+                        self._owner.subscribe_from(self, self.seeking, message.group)
                     core.emit(SubscriptionStarted(self.request, message.group, message.priority))
             elif isinstance(message, SubscribeEnd):
                 if self._final is None:
@@ -80,7 +95,8 @@ class Subscription(Handler):
         if fin:
             self._decoder.end()
             self._closed = True
-            self._report_end()
+            if not self.retired:
+                self._report_end()
             self.end_request()
 
     def _report_end(self) -> None:
@@ -300,12 +316,35 @@ class Requests(AnswerOwner):
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
-        """Subscribe, without fields that the version lacks."""
+        """Subscribe, without fields that the version lacks.
+
+        06: max age brings history, and limits later groups. If they may be older, the first answer tells the newest
+        group, and a second subscription begins with it.
+        """
+        request = self._core.new_request()
+        seeking = self._is_late(params) and params.start_group is None
+        asked = params._replace(any_age=False) if seeking else params
+        self._open(request, broadcast, track, asked).seeking = params if seeking else None
+        return request
+
+    def subscribe_from(self, former: Subscription, params: SubscribeParams, group: int) -> None:
+        """`former` brought the number of the newest group."""
+        named = former.message
+        subscription = self._open(former.request, named.broadcast, named.track, params, group)
+        subscription.former, subscription.begun = former, former.begun
+        subscription.started = former.retired = True
+        former.floor = group
+        last = params._replace(end_group=max({group, *former.begun}))
+        former.stream.write((self._update(last, group).encode(self._core.version),))
+        self.look_whether_over(former)
+
+    def _open(
+        self, request: int, broadcast: str, track: str, params: SubscribeParams, floor: int | None = None
+    ) -> Subscription:
         core = self._core
-        subscribe_id = self._next_id
-        wanted = self._update(params)
+        wanted = self._update(params, floor)
         message = Subscribe(
-            subscribe_id,
+            self._next_id,
             broadcast,
             track,
             wanted.priority,
@@ -319,21 +358,31 @@ class Requests(AnswerOwner):
         opening = open_request(core.version, message)
         self._next_id += 1
         stream = core.session.open_bidi()
-        subscription = Subscription(core, self, core.new_request(), subscribe_id, stream)
+        subscription = Subscription(core, self, request, message, stream)
+        subscription.floor = floor
         stream.context = subscription
         if core.version.has_updates:
             subscription.sent = wanted.encode(core.version)
         stream.write((opening,))
-        self._subscriptions[subscription.request] = self._by_id[subscribe_id] = subscription
-        return subscription.request
+        self._subscriptions[request] = self._by_id[message.id] = subscription
+        return subscription
 
     def update(self, request: int, params: SubscribeParams) -> None:
         """ValueError where the version has no updates."""
         core = self._core
-        update = self._update(params).encode(core.version)
         subscription = self._subscriptions.get(request)
-        if subscription is None or update == subscription.sent:
-            return  # over, or the version lacks the field
+        if subscription is None:
+            return  # over
+        if self._is_late(params) and subscription.floor is None:
+            subscription.floor = subscription.newest
+            if not subscription.started:
+                subscription.seeking = params
+        if subscription.seeking is not None:
+            subscription.seeking = params
+            params = params._replace(any_age=False)
+        update = self._update(params, subscription.floor).encode(core.version)
+        if update == subscription.sent:
+            return  # the version lacks the field
         queued = subscription.stream.unsent
         if queued > core.limits.message:
             # viewers may change their parameters without end, while this peer reads no update
@@ -344,12 +393,18 @@ class Requests(AnswerOwner):
         subscription.sent = update
         subscription.stream.write((update,))
 
-    def _update(self, params: SubscribeParams) -> SubscribeUpdate:
+    def _is_late(self, params: SubscribeParams) -> bool:
+        """True if groups after the start may be older than those before it, where one field limits both."""
+        one_field = self._core.version.latency_is_history
+        return one_field and params.any_age and params.history_ms < params.latency_ms
+
+    def _update(self, params: SubscribeParams, floor: int | None = None) -> SubscribeUpdate:
+        one_field, late = self._core.version.latency_is_history, self._is_late(params)
         return SubscribeUpdate(
             params.priority,
             params.ordered,
-            params.history_ms if self._core.version.latency_is_history else params.latency_ms,
-            _fitting(params.start_group),
+            params.history_ms if one_field and not late else params.latency_ms,
+            _fitting(floor if late else params.start_group),
             params.end_group,
             params.start_frame,
             params.end_frame,
@@ -394,6 +449,9 @@ class Requests(AnswerOwner):
         if subscription is not None:
             self._forget(subscription)
             subscription.leave(code)
+            if subscription.former is not None:
+                self._by_id.pop(subscription.former.id, None)
+                subscription.former.leave(code)
             return
         other = self._others.pop(request, None)
         if isinstance(other, AnnounceReader):
@@ -406,6 +464,8 @@ class Requests(AnswerOwner):
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
         subscription = self._subscriptions.get(request)
+        if subscription is not None and sequence not in subscription.groups:
+            subscription = subscription.former
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
             self._core.refuse(stream, code)
@@ -424,11 +484,23 @@ class Requests(AnswerOwner):
         if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
             self.look_whether_over(subscription)
+            if subscription.retired:
+                return
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
-        """Forget a rejected subscription after its last group."""
-        if not subscription.groups and subscription.id not in self._by_id:
+        """Forget a rejected or retired subscription after its last group."""
+        if subscription.groups:
+            return
+        if subscription.retired:
+            if subscription.floor not in subscription.begun:
+                return
+            self._by_id.pop(subscription.id, None)
+            subscription.leave(None)
+            successor = self._subscriptions.get(subscription.request)
+            if successor is not None:
+                successor.former = None
+        elif subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
 
     def _forget(self, subscription: Subscription) -> None:
@@ -443,10 +515,18 @@ class Requests(AnswerOwner):
             self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
             self._core.refuse(stream, StreamCode.CANCELLED)
             return None
-        if header.sequence in subscription.groups or subscription.has_ended(header.sequence):
+        sequence = header.sequence
+        twice = sequence in subscription.groups or subscription.has_ended(sequence)
+        later = subscription.retired and sequence != subscription.floor
+        if twice or later or sequence in subscription.begun:
             self._core.refuse(stream, StreamCode.OLD)
             return None
-        subscription.groups[header.sequence] = stream
+        subscription.newest = max(sequence, subscription.newest or 0)
+        if subscription.seeking is not None or sequence == subscription.floor:
+            subscription.begun.add(sequence)
+            if subscription.former is not None:
+                self.look_whether_over(subscription.former)
+        subscription.groups[sequence] = stream
         group = IncomingGroup(self._core, subscription, header, decoder)
         stream.context = group
         subscription.add(header.sequence, header.frame_start, [], fin=False)
