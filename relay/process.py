@@ -141,7 +141,7 @@ def _allow_open_files() -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop if installed (`moq-relay[fast]`), else the standard loop."""
+    """Uvloop, else the standard loop: uvloop is neither for Windows nor for PyPy."""
     try:
         import uvloop
     except ImportError:

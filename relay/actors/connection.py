@@ -136,7 +136,7 @@ class ConnectionActor(LoopActor):
             case m.Drain():
                 self._drain()
             case Expired():
-                self._moq.close(SessionCode.UNAUTHORIZED, "token expired")
+                self._moq.expire()
             case Decided() if message.request:
                 self._on_token(message)
             case Decided():

@@ -377,7 +377,11 @@ class TrackActor(LoopActor):
         send(request.subscriber, m.Described(request.key, properties, self._groups.cache.largest))
 
     def _on_properties(self, message: m.UpstreamProperties) -> None:
-        properties = self._numbers.describe(message.properties)
+        properties = message.properties
+        if properties.pairs is not None and not properties.max_latency_ms:
+            # viewers of moq-lite are told how long groups stay here
+            properties = properties._replace(max_latency_ms=round(1000 * self._limits.cache_age))
+        properties = self._numbers.describe(properties)
         self._upstream.answer(DESCRIBE, real=message.answered)
         if message.answered:
             # 0: our default

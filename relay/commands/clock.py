@@ -36,6 +36,7 @@ from relay.client import (
 from relay.model.path import checked
 from relay.terminal import printable
 from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
+from relay.wire.ietf.codes import SessionCode as IetfCode
 from relay.wire.version import ALL_VERSIONS, AnyVersion, preferred, version_from_name
 
 DEFAULT_URL: Final = "http://localhost:4443/"
@@ -55,6 +56,7 @@ REFUSALS: Final = frozenset(
     (
         SessionCode.UNAUTHORIZED,
         SessionCode.VERSION_NEGOTIATION,
+        IetfCode.EXPIRED_TOKEN,
         OldCode.UNAUTHORIZED,
         OldCode.VERSION,
         HTTPStatus.UNAUTHORIZED,
@@ -66,7 +68,7 @@ REFUSALS: Final = frozenset(
 )
 """Session codes after which another attempt would end the same way.
 
-The numbers of both generations, the bare status of 0.9.3, and the statuses that newer relays carry as application
+The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that newer relays carry as application
 codes.
 """
 
@@ -78,6 +80,7 @@ A clock over Media-over-QUIC: publish the time through a relay, or watch it come
 
 `publish` sends one group per minute and one frame per second, in UTC. `watch` prints a line per second; it waits for
 the broadcast to be announced, and again when it goes away. Both connect again when the relay was away.
+Flags may stand before and after URL.
 """
 
 EPILOGUE: Final = """\
@@ -89,6 +92,7 @@ examples:
   moq-clock watch
   moq-clock watch https://relay.example.com/demo --jwt "$TOKEN"
   moq-clock publish moqt://localhost:4443 --tls-disable-verify --version moq-lite-05
+  moq-clock watch --version moq-transport-18 --version moq-transport-16 https://relay.example.com/demo
 
 exit status: 0 stopped by a signal, 1 the relay refused or failed for good, 2 wrong usage
 """
@@ -314,7 +318,7 @@ def build_parser() -> Parser:
         metavar="VERSION",
         action="append",
         type=version_of,
-        help="offer only this protocol version, such as moq-lite-04; may be repeated",
+        help="offer only this protocol version, such as moq-lite-04 or moq-transport-18; may be repeated",
     )
     parser.add_argument(
         "--jwt", metavar="TOKEN", help="token, appended to the query of the URL; never printed"
@@ -398,7 +402,7 @@ def with_token(url: str, token: str | None) -> str:
 def read_options(argv: Sequence[str] | None) -> Options:
     """Exits with status 2 if the command line is wrong, 0 after --help."""
     parser = build_parser()
-    found, unknown = parser.parse_known_args(argv)
+    found, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         # names only: after a misspelt --jwt comes a token
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]

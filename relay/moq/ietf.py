@@ -181,7 +181,8 @@ class _UniStream(Handler):
 
     def __init__(self, session: IetfSession) -> None:
         self._session = session
-        self._decoder = UniDecoder(session.profile, session.limits.frame, lambda _: False)
+        limits = session.limits
+        self._decoder = UniDecoder(session.profile, limits.frame, lambda _: False, limits.message)
         self._is_control = False
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from relay.model.limits import Limits
-from relay.moq.machine import Machine
+from relay.moq.machine import EXPIRED, Machine
 from relay.transport.session import Session, Stream
 from relay.wire.errors import FIRST_APP_CODE, ProtocolViolation, SessionCode, StreamCode, WireError
 from relay.wire.ietf.codes import DoneStatus, Refusal, RequestKind, ResetCode
+from relay.wire.ietf.codes import SessionCode as IetfCode
 from relay.wire.ietf.control import encode
 from relay.wire.ietf.messages import Message
 from relay.wire.ietf.profile import (
@@ -149,6 +150,9 @@ class IetfCore(Machine):
             forbidden = code - FIRST_APP_CODE in (401, 403)
             code = SessionCode.UNAUTHORIZED if forbidden else SessionCode.INTERNAL
         self._close(code, reason)
+
+    def expire(self) -> None:
+        self._close(IetfCode.EXPIRED_TOKEN, EXPIRED)
 
     def close_code(self, error: WireError) -> int:
         return int(error.ietf_code if isinstance(error, SessionFault) else error.session_code)

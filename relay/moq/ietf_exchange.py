@@ -197,7 +197,7 @@ class StreamExchange(Exchange):
         """`opened`: takes the first message of a stream of the peer."""
         super().__init__(core, owner, number, kind, stream)
         self._opened = opened
-        self._decoder = MessageDecoder(core.profile)
+        self._decoder = MessageDecoder(core.profile, core.limits.message)
         stream.context = self
 
     def send(self, message: Message, *, fin: bool = False) -> int:

@@ -12,7 +12,6 @@ from typing import Final
 
 from relay.model.group import Part, Subgroup
 from relay.model.track import (
-    DEFAULT_LATENCY_MS,
     DEFAULT_PRIORITY,
     MICROSECONDS,
     SubscribeParams,
@@ -99,7 +98,7 @@ def info_of(properties: Properties) -> TrackProperties:
     return TrackProperties(
         priority=DEFAULT_PRIORITY if priority is None else max(0, 255 - priority),
         ordered=known.get(PropertyType.DEFAULT_ORDER) == GroupOrder.ASCENDING,
-        max_latency_ms=min(known.get(PropertyType.MAX_CACHE_DURATION, DEFAULT_LATENCY_MS), MAX_VARINT),
+        max_latency_ms=min(known.get(PropertyType.MAX_CACHE_DURATION, 0), MAX_VARINT),
         timescale=timescale if 0 < timescale <= MAX_VARINT else MICROSECONDS,
         pairs=properties,
     )

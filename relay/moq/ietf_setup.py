@@ -230,7 +230,7 @@ class _ControlStream(Handler):
     def __init__(self, core: IetfCore, setup: SetupExchange) -> None:
         self._core = core
         self._setup = setup
-        self._decoder = MessageDecoder(core.profile)
+        self._decoder = MessageDecoder(core.profile, core.limits.message)
         self._begun = False
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:

@@ -23,13 +23,15 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.transport.session import Event as TransportEvent
-from relay.wire.errors import WireError
+from relay.wire.errors import SessionCode, WireError
 
 ALIVE_AT_LEAST = 1.0  # seconds that a peer has, at least, to answer a ping
 
 LATE_ROUND_TRIPS = 6  # time for a late group: packets lost twice have come by then
 
 LATE_AT_MOST = 10.0  # seconds: a peer can make its round trip look long
+
+EXPIRED = "token expired"  # reason of the close
 
 
 class SetupPart(Protocol):
@@ -147,6 +149,10 @@ class Machine(Core):
     def close(self, code: int, reason: str) -> None:
         """`code` is of the current session registry."""
         raise NotImplementedError
+
+    def expire(self) -> None:
+        """End the session: the peer's token has expired."""
+        self.close(SessionCode.UNAUTHORIZED, EXPIRED)
 
     def close_code(self, error: WireError) -> int:
         """The code on the wire for a fault of the peer."""

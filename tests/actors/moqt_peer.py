@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from relay.actors.connection import ConnectionActor
@@ -75,31 +76,12 @@ class MessageStream(PeerStream):
         return messages
 
 
-class MoqtPeer:
-    """The client's end. `control`: the stream of its control messages."""
+class MoqtEnd:
+    """The client's end of a session. `control`: the stream of its control messages."""
 
-    def __init__(
-        self,
-        world: World,
-        draft: Draft,
-        *,
-        permissions: Permissions | None = EVERYTHING,
-        path: str | None = "/",
-        setup: bool = True,
-        limits: Limits | None = None,
-    ) -> None:
+    def __init__(self, session: Any, draft: Draft, *, setup: bool = True) -> None:
         self.draft, self.profile = draft, PROFILES[draft]
-        self.session, server = memory_pair(draft, path=path)
-        self.relay = RecordingSession(server)
-        world._numbers += 1
-        self.ref = ConnectionActor.start(
-            session=self.relay,
-            number=world._numbers,
-            environment=world.environment,
-            permissions=permissions,
-            gate=world.gate.ref,
-        )
-        world.peers.append(self)  # type: ignore[arg-type]
+        self.session = session
         self.closed: list[SessionClosed] = []
         self.requests: list[tuple[MessageStream, Request]] = []  # of the relay
         self.groups: list[PeerStream] = []  # data streams of the relay
@@ -226,3 +208,32 @@ class MoqtPeer:
         before = number - 1 if number else None
         header = object_header(ObjectHeader(number, size, ()), before, self.profile, has_properties=False)
         stream.write(header + payload)
+
+
+class MoqtPeer(MoqtEnd):
+    """At a relay without sockets."""
+
+    def __init__(
+        self,
+        world: World,
+        draft: Draft,
+        *,
+        permissions: Permissions | None = EVERYTHING,
+        path: str | None = "/",
+        query: str = "",
+        setup: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        session, server = memory_pair(draft, path=path, query=query)
+        self.relay = RecordingSession(server)
+        world._numbers += 1
+        environment = replace(world.environment, limits=limits) if limits else world.environment
+        self.ref = ConnectionActor.start(
+            session=self.relay,
+            number=world._numbers,
+            environment=environment,
+            permissions=permissions,
+            gate=world.gate.ref,
+        )
+        world.peers.append(self)  # type: ignore[arg-type]
+        super().__init__(session, draft, setup=setup)

@@ -6,7 +6,7 @@ Those of moq-lite are in `test_limits.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +18,31 @@ from relay.moq.ietf import MOST_PARKED
 from relay.moq.ietf_exchange import MOST_IDS
 from relay.moq.ietf_requests import EARLY, EARLY_STREAMS
 from relay.moq.ietf_setup import WAITING_BYTES
+from relay.wire.control import TrackInfo
+from relay.wire.decoder import TrackInfoDecoder
 from relay.wire.ietf.codes import Refusal, ResetCode, SessionCode
 from relay.wire.ietf.messages import (
+    Fetch,
     Goaway,
+    PublishDone,
     PublishNamespace,
     RequestUpdate,
     Setup,
     Subscribe,
     SubscribeNamespace,
+    SubscribeOk,
     Unsubscribe,
 )
 from relay.wire.ietf.parameters import Parameters
-from relay.wire.ietf.values import MAX_NAMESPACE_FIELDS, Token
+from relay.wire.ietf.values import MAX_NAMESPACE_FIELDS, AbsoluteRange, Location, PropertyType, Token
 from relay.wire.ietf.varint import encode_vi64
 from relay.wire.varint import encode_varint
 from relay.wire.version import Draft, Version
 from tests.actors.moqt_peer import Asked, MoqtPeer, namespace
+from tests.actors.raw_peer import PeerStream
+from tests.actors.test_cache_budget import BUDGET, Kept, within
 from tests.actors.test_limits import Pair, connection, over_limit
-from tests.actors.watching import actor_of, actors
+from tests.actors.watching import actor_of, actors, named
 from tests.actors.world import EVERYTHING, World
 from tests.clock import advance, ready_count, settle, timer_count
 from tests.sampling import FULL
@@ -121,6 +128,7 @@ STORMS: list[Callable[[MoqtPeer], None]] = [
 
 @drafts
 @pytest.mark.parametrize("storm", STORMS)
+@pytest.mark.drives("control_rate", "control_burst")
 async def test_a_storm_of_control_messages_ends_its_session_alone(
     draft: Draft, storm: Callable[[MoqtPeer], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +181,7 @@ async def test_storms_one_after_the_other_leave_nothing(draft: Draft) -> None:
 
 
 @drafts
+@pytest.mark.drives("subscriptions")
 async def test_subscriptions_beyond_the_limit_are_refused(
     draft: Draft, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +202,7 @@ async def test_subscriptions_beyond_the_limit_are_refused(
 
 
 @drafts
+@pytest.mark.drives("announce_streams")
 async def test_interests_beyond_the_limit_are_refused(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(replace(QUICK, announce_streams=4))
     pair = await Pair.of(world)
@@ -216,6 +226,7 @@ async def test_interests_beyond_the_limit_are_refused(draft: Draft, caplog: pyte
 
 
 @drafts
+@pytest.mark.drives("announces")
 async def test_namespaces_beyond_the_limit_end_their_session(
     draft: Draft, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +263,7 @@ async def test_offers_of_one_namespace_have_a_number(draft: Draft) -> None:
 
 
 @drafts
+@pytest.mark.drives("tracks")
 async def test_tracks_beyond_the_limit_are_refused(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(replace(QUICK, tracks=1))
     publisher = await met(world, draft)
@@ -271,6 +283,7 @@ LONG = "x" * 101
 
 
 @drafts
+@pytest.mark.drives("path")
 async def test_requests_with_long_names_are_refused(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(replace(QUICK, path=100))
     pair = await Pair.of(world)
@@ -325,6 +338,81 @@ async def test_tuples_of_many_fields_end_their_session(draft: Draft) -> None:
 
 def number_of(peer: MoqtPeer, value: int) -> bytes:
     return encode_varint(value) if peer.profile.quic_varints else encode_vi64(value)
+
+
+# --- sizes of messages -------------------------------------------------------------------------------------------------
+
+LARGEST = 5_000
+
+
+def message_of(peer: MoqtPeer, size: int) -> Subscribe:
+    """A request whose body has that many bytes."""
+    number = peer.next_id()
+
+    def made(length: int) -> Subscribe:
+        return Subscribe(number, namespace("good"), b"video", Parameters(tokens=(Token(b"x" * length),)))
+
+    head = len(number_of(peer, 0x03)) + 2
+    spare = size - (len(peer.encode(made(1_000))) - head)
+    return made(1_000 + spare)
+
+
+@drafts
+@pytest.mark.drives("message")
+async def test_a_message_beyond_the_limit_ends_its_session(
+    draft: Draft, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Below what its two bytes of length can say, and by these alone."""
+    world = World(replace(QUICK, message=LARGEST))
+    pair = await Pair.of(world)
+    peer = await met(world, draft)
+    counts = counts_of(peer)
+    fits = peer.ask(message_of(peer, LARGEST))
+    await settle()
+    assert fits.accepted
+    head = number_of(peer, 0x03) + (LARGEST + 1).to_bytes(2, "big")
+    (peer.session.open_bidi() if peer.profile.request_streams else peer.control.stream).write((head,))
+    await settle()
+    assert closes(peer) == [SessionCode.PROTOCOL_VIOLATION]
+    assert peer.closed[0].reason == "message of 5001 bytes, at most 5000 are allowed"
+    assert counts["refused", "message"] == 1
+    assert len(over_limit(caplog, "message")) == 1
+    await pair.works()
+    await world.close()
+
+
+@drafts
+async def test_a_setup_beyond_the_limit_ends_its_session(draft: Draft) -> None:
+    world = World(replace(QUICK, message=LARGEST))
+    peer = await met(world, draft, setup=False)
+    counts = counts_of(peer)
+    peer.set_up(tokens=(Token(b"x" * LARGEST),))
+    await settle()
+    assert closes(peer) == [SessionCode.PROTOCOL_VIOLATION]
+    assert "at most 5000 are allowed" in peer.closed[0].reason
+    assert counts["refused", "message"] == 1
+    await world.close()
+
+
+@since_16
+async def test_an_answer_beyond_the_limit_ends_its_session(draft: Draft) -> None:
+    """Drafts from 16 on have room in it, for properties of the track."""
+    world = World(replace(QUICK, message=LARGEST))
+    pair = await Pair.of(world)
+    scene = await Published(world, draft).begin(accept=False)
+    peer = scene.peer
+    counts = counts_of(peer)
+    stream, request = peer.subscriptions()[0]
+    properties = ((0x3D, b"x" * LARGEST),)
+    answer = SubscribeOk(9, properties=properties, request_id=request.request_id)
+    stream.write(peer.encode(answer))
+    await settle()
+    assert closes(peer) == [SessionCode.PROTOCOL_VIOLATION]
+    assert counts["refused", "message"] == 1
+    assert scene.viewer.own[-1].over
+    assert not scene.viewer.closed
+    await pair.works()
+    await world.close()
 
 
 # --- request ids, SETUP, the control stream --------------------------------------------------------------------------
@@ -437,6 +525,7 @@ async def test_goaways_that_break_the_rules_end_their_session(draft: Draft, with
 
 @drafts
 @pytest.mark.virtual
+@pytest.mark.drives("setup_timeout")
 async def test_a_session_without_setup_ends(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(QUICK)
     pair = await Pair.of(world)
@@ -565,6 +654,7 @@ async def test_a_request_that_ends_before_the_verdict_is_over(draft: Draft) -> N
 
 
 @drafts
+@pytest.mark.drives("backlog_session")
 async def test_who_reads_no_answers_is_closed(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(replace(QUICK, backlog_session=1_000))
     pair = await Pair.of(world)
@@ -593,6 +683,7 @@ async def test_who_reads_no_answers_is_closed(draft: Draft, caplog: pytest.LogCa
 
 
 @drafts
+@pytest.mark.drives("inbox")
 async def test_a_session_for_which_too_much_waits_is_closed(
     draft: Draft, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -681,6 +772,7 @@ async def test_few_groups_wait_for_the_answer_to_their_subscription(draft: Draft
 
 
 @drafts
+@pytest.mark.drives("frame")
 async def test_giant_objects_end_their_groups_and_are_counted(
     draft: Draft, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -701,6 +793,7 @@ async def test_giant_objects_end_their_groups_and_are_counted(
 
 
 @drafts
+@pytest.mark.drives("groups_in_flight")
 async def test_groups_that_never_end_are_refused(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
     world = World(replace(QUICK, groups_in_flight=4))
     pair = await Pair.of(world)
@@ -719,6 +812,7 @@ async def test_groups_that_never_end_are_refused(draft: Draft, caplog: pytest.Lo
 
 
 @drafts
+@pytest.mark.drives("cache_track")
 async def test_a_giant_group_is_refused(draft: Draft) -> None:
     world = World(replace(QUICK, cache_track=20_000))
     pair = await Pair.of(world)
@@ -737,6 +831,7 @@ async def test_a_giant_group_is_refused(draft: Draft) -> None:
 
 @drafts
 @pytest.mark.virtual
+@pytest.mark.drives("answer_timeout")
 async def test_a_publisher_that_does_not_answer(draft: Draft) -> None:
     world = World(replace(QUICK, answer_timeout=10.0))
     peer = MoqtPeer(world, draft)
@@ -755,8 +850,232 @@ async def test_a_publisher_that_does_not_answer(draft: Draft) -> None:
     await world.close()
 
 
+# --- what is kept of a track ---------------------------------------------------------------------------------------------
+
+
+async def described(viewer: Any) -> TrackInfo:
+    """The track of `p`, to a viewer of moq-lite."""
+    told = viewer.info("p")
+    await settle()
+    (info,) = TrackInfoDecoder(viewer.version).feed(told.data)
+    return info
+
+
+def held(path: str) -> list[int]:
+    """Groups of its track that the relay keeps."""
+    return [group.sequence for group in actor_of(named(f"track {path} video"))._groups.cache]
+
+
+@drafts
+@pytest.mark.drives("cache_groups")
+async def test_so_many_groups_are_kept(draft: Draft, caplog: pytest.LogCaptureFixture) -> None:
+    """Whole ones go first, open ones are refused."""
+    world = World(replace(QUICK, cache_groups=4))
+    pair = await Pair.of(world)
+    scene = await Published(world, draft).begin()
+    peer = scene.peer
+    for number in range(6):
+        peer.group(9, number, b"whole")
+        await settle()
+    assert held("p") == [2, 3, 4, 5]
+    groups = [peer.group(9, number, b"open", fin=False) for number in range(6, 14)]
+    await settle()
+    assert held("p") == [10, 11, 12, 13]
+    assert [len(group.stops) for group in groups] == [1] * 4 + [0] * 4
+    assert counts_of(peer)["refused", "cache_groups"] == 4
+    assert len(over_limit(caplog, "cache_groups")) == 1
+    await scene.still_works(14)
+    await pair.works()
+    await world.close()
+
+
 @drafts
 @pytest.mark.virtual
+@pytest.mark.drives("cache_age")
+async def test_groups_are_kept_so_long(draft: Draft) -> None:
+    world = World(replace(QUICK, cache_age=7.0))
+    scene = await Published(world, draft).begin()
+    peer = scene.peer
+    kept = []
+    for number, wait in enumerate((6.5, 0.6, 0.0)):
+        peer.group(9, number, b"x")
+        await settle()
+        kept.append(held("p"))
+        await advance(wait)
+    assert kept == [[0], [0, 1], [1, 2]]
+    assert (await described(scene.viewer)).max_latency == 7_000
+    viewer = await met(world, draft)
+    asked = [viewer.fetch("p", 1), viewer.fetch("p", 0)]
+    await settle()
+    assert asked[0].accepted
+    (fetch,) = [message for _, message in peer.requests if isinstance(message, Fetch)]
+    assert fetch.range == AbsoluteRange(Location(0, 0), 0)  # what is gone is asked of the publisher
+    await world.close()
+
+
+@since_16
+@pytest.mark.virtual
+async def test_groups_are_kept_as_long_as_the_publisher_says(draft: Draft) -> None:
+    world = World(replace(QUICK, cache_age=7.0))
+    scene = await Published(world, draft).begin(accept=False)
+    peer = scene.peer
+    stream, request = peer.subscriptions()[0]
+    properties = ((PropertyType.MAX_CACHE_DURATION, 2_000),)
+    answer = SubscribeOk(9, properties=properties, request_id=request.request_id)
+    stream.write(peer.encode(answer))
+    for number in range(2):
+        peer.group(9, number, b"x")
+        await settle()
+        assert held("p") == [[0], [1]][number]
+        await advance(2.1)
+    assert (await described(scene.viewer)).max_latency == 2_000
+    await world.close()
+
+
+@drafts
+@pytest.mark.drives("cache")
+async def test_one_budget_for_the_groups_of_all_tracks(
+    draft: Draft, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is above its share loses even its newest group, if nothing else is left."""
+    kept = Kept(BUDGET, replace(QUICK, cache_age=3_600))
+    pair = await Pair.of(kept)
+    await pair.works()
+    gluttons: list[tuple[MoqtPeer, PeerStream]] = []
+    for number in range(6):
+        peer = await met(kept, draft)
+        peer.publish(f"g/{number}")
+        await settle()
+        viewer = await kept.viewer(Version.LITE_05)
+        viewer.subscribe(f"g/{number}")
+        await settle()
+        peer.accept(9, **({"expires": 0} if peer.profile.fixed_fields else {}))
+        gluttons.append((peer, peer.group(9, 0, fin=False)))
+        await settle()
+    for number in range(5):
+        for peer, group in gluttons:
+            peer.object(group, number, 60_000, b"x" * 60_000)
+            await settle()
+    stopped = [peer for peer, group in gluttons if group.stops]
+    assert stopped
+    assert all(counts_of(peer)["refused", "cache"] == len(group.stops) for peer, group in gluttons)
+    assert len(over_limit(caplog, "cache")) == len(stopped)
+    sizes = [actor_of(named(f"track g/{number} video"))._groups.cache.size for number in range(6)]
+    assert within(sum(sizes))
+    assert not any(peer.closed for peer, _ in gluttons)
+    stopped[0].group(9, 1, b"next")
+    await pair.works()
+    await kept.close()
+
+
+@drafts
+@pytest.mark.virtual
+@pytest.mark.drives("track_idle")
+async def test_a_track_without_viewers_is_left_in_time(draft: Draft) -> None:
+    world = World(Limits(track_idle=4.0))
+    scene = await Published(world, draft).begin()
+    peer = scene.peer
+    scene.viewer.own[-1].write(fin=True)
+    await advance(3.9)
+    again = await world.viewer(Version.LITE_05)
+    _, stream = again.subscribe("p")
+    await settle()
+    assert len(peer.subscriptions()) == 1
+    stream.write(fin=True)
+    await advance(3.9)
+    assert not left(peer)
+    await advance(0.2)
+    assert left(peer)
+    await world.close()
+
+
+def left(peer: MoqtPeer) -> bool:
+    """The relay has ended its subscription."""
+    stream, _ = peer.subscriptions()[0]
+    if peer.profile.request_streams:
+        return stream.over or bool(stream.stops)
+    return any(isinstance(message, Unsubscribe) for message in stream.messages)
+
+
+@drafts
+@pytest.mark.virtual
+@pytest.mark.parametrize("returns", [True, False])
+@pytest.mark.drives("linger")
+async def test_a_lost_publisher_is_waited_for(draft: Draft, returns: bool) -> None:
+    world = World(QUICK, linger=5.0)
+    watcher = await met(world, draft)
+    lite = await world.viewer(Version.LITE_05)
+    seen, watched = lite.watch(), watcher.watch("p")
+    scene = await Published(world, draft).begin()
+    scene.peer.group(9, 0, b"before")
+    await settle()
+    asked = watcher.subscribe("p")
+    await settle()
+    assert asked.accepted
+    messages = len(watched.messages)
+    scene.peer.session.fail()
+    await advance(4.9)
+    assert seen.paths == ["p"]
+    assert len(watched.messages) == messages
+    assert not any(isinstance(message, PublishDone) for message in asked.messages)
+    if returns:
+        back = await met(world, draft)
+        back.publish("p")
+        await settle()
+        back.accept(9, **({"expires": 0} if back.profile.fixed_fields else {}))
+        await settle()
+        back.group(9, 1, b"after")
+        await advance(10.0)
+        assert seen.paths == ["p"]
+        payloads = [group.payloads for group in scene.viewer.groups(scene.number)]
+        assert payloads == [[b"before"], [b"after"]]
+        assert not any(isinstance(message, PublishDone) for message in asked.messages)
+    else:
+        await advance(0.2)
+        assert seen.paths == []
+        assert any(isinstance(message, PublishDone) for message in asked.messages)
+    assert not watcher.closed
+    await world.close()
+
+
+# --- viewers that do not read ----------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A viewer of `p` that stops reading, and a publisher of moq-lite."""
+
+    def __init__(self, world: World, draft: Draft) -> None:
+        self.world, self.draft = world, draft
+
+    async def begin(self, *, pause: bool = True) -> tuple[MoqtPeer, Callable[[int, int], Awaitable[None]]]:
+        """The viewer, and a function that publishes a group: its number and its bytes."""
+        publisher = await self.world.publisher(Version.LITE_04, "p")
+        viewer = await met(self.world, self.draft)
+        asked = viewer.subscribe("p")
+        await settle()
+        (stream, request), *_ = publisher.subscriptions()
+        publisher.accept(stream)
+        await settle()
+        assert asked.accepted
+        if pause:
+            viewer.session.pause()
+
+        async def publish(number: int, size: int) -> None:
+            publisher.group(request.id, number, b"x" * size)
+            await settle()
+
+        return viewer, publish
+
+
+def lost(viewer: MoqtPeer) -> int:
+    """Groups that it did not get."""
+    counts: dict[tuple[str, str], int] = counts_of(viewer)
+    return sum(count for (name, _), count in counts.items() if name == "groups_dropped")
+
+
+@drafts
+@pytest.mark.virtual
+@pytest.mark.drives("backlog_groups")
 async def test_a_viewer_that_reads_nothing_loses_groups_alone(draft: Draft) -> None:
     world = World(replace(QUICK, backlog_groups=2))
     pair = await Pair.of(world)
@@ -775,6 +1094,61 @@ async def test_a_viewer_that_reads_nothing_loses_groups_alone(draft: Draft) -> N
         assert sum(stream.unsent for stream in viewer.relay.streams) < 4_000
     counts = counts_of(viewer)
     assert sum(count for (name, _), count in counts.items() if name == "groups_dropped") >= 16
+    viewer.session.resume()
+    await settle()
+    assert not viewer.closed
+    await pair.works()
+    await world.close()
+
+
+@drafts
+@pytest.mark.virtual
+@pytest.mark.parametrize(("time", "dropped"), [(1.0, 6), (60.0, 0)])
+@pytest.mark.drives("backlog_time")
+async def test_a_viewer_that_reads_too_late_loses_old_groups(draft: Draft, time: float, dropped: int) -> None:
+    world = World(replace(QUICK, backlog_time=time, backlog_groups=2))
+    viewer, groups = await Slow(world, draft).begin()
+    for number in range(1, 9):
+        await groups(number, 1_000)
+        await advance(1.1)
+    assert lost(viewer) == dropped
+    assert not viewer.closed
+    await world.close()
+
+
+@drafts
+@pytest.mark.drives("backlog_bytes")
+async def test_a_viewer_that_reads_nothing_has_few_bytes_waiting(draft: Draft) -> None:
+    world = World(replace(QUICK, backlog_time=60.0, backlog_bytes=50_000))
+    viewer, groups = await Slow(world, draft).begin()
+    for number in range(1, 20):
+        await groups(number, 10_000)
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 61_000
+    assert lost(viewer) >= 14
+    viewer.session.resume()
+    await settle()
+    assert not viewer.closed
+    await world.close()
+
+
+@drafts
+@pytest.mark.drives("backlog_session")
+async def test_all_that_a_viewer_does_not_read_has_a_limit(
+    draft: Draft, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of fetched groups, too."""
+    world = World(replace(QUICK, backlog_session=100_000, backlog_time=60.0))
+    pair = await Pair.of(world)
+    viewer, groups = await Slow(world, draft).begin(pause=False)
+    for number in range(1, 4):
+        await groups(number, 30_000)
+    viewer.session.pause()
+    for number in range(12):
+        viewer.fetch("p", 1 + number % 3)
+        await settle()
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 131_000
+    assert counts_of(viewer)["refused", "backlog_session"] >= 8
+    assert len(over_limit(caplog, "backlog_session")) == 1
     viewer.session.resume()
     await settle()
     assert not viewer.closed

@@ -13,7 +13,7 @@ import pytest
 from relay.client import Client, ConnectError, SessionEnded
 from relay.commands import clock
 from relay.transport.memory import memory_pair
-from relay.wire.version import ALL_VERSIONS, Version
+from relay.wire.version import ALL_VERSIONS, Draft, Version
 from tests.client.recording import requested
 from tests.client.support import ALL, PATIENCE, pair
 from tests.clock import RUNTIME
@@ -232,7 +232,7 @@ async def test_what_will_not_change_ends_the_command(
 
 
 @pytest.mark.parametrize(
-    "code, ends", [(2, True), (6, True), (465, True), (0, False), (1, False), (564, False)]
+    "code, ends", [(2, True), (6, True), (0x18, True), (465, True), (0, False), (1, False), (564, False)]
 )
 async def test_a_refusal_inside_the_session_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, code: int, ends: bool
@@ -274,6 +274,19 @@ def test_the_flags() -> None:
     assert found.fingerprints == ("ab" * 32,)
 
 
+FLAGS = (["--version", "moq-transport-18"], ["--tls-disable-verify"], ["--broadcast", "a"])
+
+
+@pytest.mark.parametrize("before", range(3))
+@pytest.mark.parametrize("between", range(4))
+def test_flags_stand_before_between_and_after_command_and_url(before: int, between: int) -> None:
+    flags = [*FLAGS[before:], *FLAGS[:before]]
+    words = [flags[:between], [["watch"]], flags[between:][:1], [["moqt://h:1/demo"]], flags[between:][1:]]
+    found = clock.read_options([word for part in words for flag in part for word in flag])
+    assert (found.command, found.url) == ("watch", "moqt://h:1/demo")
+    assert (found.versions, found.disable_verify, found.broadcast) == ((Draft.DRAFT_18,), True, "a")
+
+
 @pytest.mark.parametrize(
     "url, expected",
     [
@@ -298,6 +311,8 @@ def test_the_token_goes_into_the_query(url: str, expected: str) -> None:
         ["watch", "https://h/", "--jtw", TOKEN],
         ["watch", "https://h/", f"--jtw={TOKEN}"],
         ["watch", "https://h/", TOKEN],
+        ["watch", "--version", "6", "https://h/", TOKEN],
+        ["watch", "--jtw", TOKEN, "https://h/"],
         ["watch", "--broadcast", "/"],
         ["watch", "--version", "7"],
         ["watch", "--tls-fingerprint", "abc"],
