@@ -41,6 +41,21 @@ from relay.wire.varint import MAX_VARINT
 _Parts = list[FrameHeader | bytes]
 
 
+class Start:
+    """The group to begin with, where max age limits later groups: two subscriptions share it.
+
+    The answer to the first one, which asks for the wanted age, names the group. The second asks for any age from there on.
+    """
+
+    __slots__ = ("begun", "first", "group", "params")
+
+    def __init__(self, params: SubscribeParams, group: int | None = None) -> None:
+        self.params = params
+        self.group = group  # once named
+        self.begun: set[int] = set()  # groups of the first that came before its answer, and `group` of either
+        self.first: Subscription | None = None  # from its answer on, until its groups have ended
+
+
 class Subscription(Handler):
     """One subscription of ours, and the streams of its open groups."""
 
@@ -50,17 +65,8 @@ class Subscription(Handler):
         self.request = request
         self.message = message
         self.started = False
-        self.newest: int | None = None
-        self.floor: int | None = None
-        """First group to ask for where max age limits later groups alone."""
-        self.seeking: SubscribeParams | None = None
-        """To subscribe with once the answer has named that group."""
-        self.begun: set[int] = set()
-        """Groups that came before that answer, and this group, by either subscription."""
-        self.former: Subscription | None = None
-        """The one that brought the answer, until its groups have ended."""
-        self.retired = False
-        self.id = message.id
+        self.newest: int | None = None  # group
+        self.start: Start | None = None
         self.stream = stream
         self.groups: dict[int, Stream] = {}  # by sequence
         self._core = core
@@ -74,17 +80,28 @@ class Subscription(Handler):
         # data of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
+    @property
+    def id(self) -> int:
+        return self.message.id
+
+    @property
+    def replaced(self) -> bool:
+        """The second subscription of its request has begun."""
+        return self.start is not None and self.start.first is self
+
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         core = self._core
         for message in self._decoder.feed(data):
             core.spend()
-            if self.retired:
+            if self.replaced:
                 continue
             if isinstance(message, SubscribeOk):
                 if not self.started:
                     self.started = True
-                    if self.seeking is not None and message.group is not None:
-                        self._owner.subscribe_from(self, self.seeking, message.group)
+                    if self.newest is None:
+                        self.newest = message.group
+                    if self.start is not None and self.start.group is None and message.group is not None:
+                        self._owner.subscribe_from(self, self.start, message.group)
                     core.emit(SubscriptionStarted(self.request, message.group, message.priority))
             elif isinstance(message, SubscribeEnd):
                 if self._final is None:
@@ -95,7 +112,7 @@ class Subscription(Handler):
         if fin:
             self._decoder.end()
             self._closed = True
-            if not self.retired:
+            if not self.replaced:
                 self._report_end()
             self.end_request()
 
@@ -318,31 +335,27 @@ class Requests(AnswerOwner):
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
         """Subscribe, without fields that the version lacks.
 
-        06: max age brings history, and limits later groups. If they may be older, the first answer tells the newest
-        group, and a second subscription begins with it.
+        06: max age brings history, and limits later groups; see `Start`.
         """
         request = self._core.new_request()
-        seeking = self._is_late(params) and params.start_group is None
-        asked = params._replace(any_age=False) if seeking else params
-        self._open(request, broadcast, track, asked).seeking = params if seeking else None
+        start = Start(params) if self._is_late(params) and params.start_group is None else None
+        self._open(request, broadcast, track, params, start)
         return request
 
-    def subscribe_from(self, former: Subscription, params: SubscribeParams, group: int) -> None:
-        """`former` brought the number of the newest group."""
-        named = former.message
-        subscription = self._open(former.request, named.broadcast, named.track, params, group)
-        subscription.former, subscription.begun = former, former.begun
-        subscription.started = former.retired = True
-        former.floor = group
-        last = params._replace(end_group=max({group, *former.begun}))
-        former.stream.write((self._update(last, group).encode(self._core.version),))
-        self.look_whether_over(former)
+    def subscribe_from(self, first: Subscription, start: Start, group: int) -> None:
+        """The answer to `first` has named the group."""
+        start.first, start.group = first, group
+        named = first.message
+        self._open(first.request, named.broadcast, named.track, start.params, start).started = True
+        last = start.params._replace(end_group=max({group, *start.begun}))
+        first.stream.write((self._update(last, start).encode(self._core.version),))
+        self.look_whether_over(first)
 
     def _open(
-        self, request: int, broadcast: str, track: str, params: SubscribeParams, floor: int | None = None
+        self, request: int, broadcast: str, track: str, params: SubscribeParams, start: Start | None
     ) -> Subscription:
         core = self._core
-        wanted = self._update(params, floor)
+        wanted = self._update(params, start)
         message = Subscribe(
             self._next_id,
             broadcast,
@@ -359,7 +372,7 @@ class Requests(AnswerOwner):
         self._next_id += 1
         stream = core.session.open_bidi()
         subscription = Subscription(core, self, request, message, stream)
-        subscription.floor = floor
+        subscription.start = start
         stream.context = subscription
         if core.version.has_updates:
             subscription.sent = wanted.encode(core.version)
@@ -373,14 +386,12 @@ class Requests(AnswerOwner):
         subscription = self._subscriptions.get(request)
         if subscription is None:
             return  # over
-        if self._is_late(params) and subscription.floor is None:
-            subscription.floor = subscription.newest
-            if not subscription.started:
-                subscription.seeking = params
-        if subscription.seeking is not None:
-            subscription.seeking = params
-            params = params._replace(any_age=False)
-        update = self._update(params, subscription.floor).encode(core.version)
+        start = subscription.start
+        if start is not None:
+            start.params = params
+        elif self._is_late(params):
+            start = subscription.start = Start(params, subscription.newest)
+        update = self._update(params, start).encode(core.version)
         if update == subscription.sent:
             return  # the version lacks the field
         queued = subscription.stream.unsent
@@ -398,13 +409,16 @@ class Requests(AnswerOwner):
         one_field = self._core.version.latency_is_history
         return one_field and params.any_age and params.history_ms < params.latency_ms
 
-    def _update(self, params: SubscribeParams, floor: int | None = None) -> SubscribeUpdate:
-        one_field, late = self._core.version.latency_is_history, self._is_late(params)
+    def _update(self, params: SubscribeParams, start: Start | None) -> SubscribeUpdate:
+        one_field, group = self._core.version.latency_is_history, params.start_group
+        late = start is not None and start.group is not None and self._is_late(params)
+        if start is not None and late:
+            group = start.group
         return SubscribeUpdate(
             params.priority,
             params.ordered,
             params.history_ms if one_field and not late else params.latency_ms,
-            _fitting(floor if late else params.start_group),
+            _fitting(group),
             params.end_group,
             params.start_frame,
             params.end_frame,
@@ -449,9 +463,10 @@ class Requests(AnswerOwner):
         if subscription is not None:
             self._forget(subscription)
             subscription.leave(code)
-            if subscription.former is not None:
-                self._by_id.pop(subscription.former.id, None)
-                subscription.former.leave(code)
+            start = subscription.start
+            if start is not None and start.first is not None:
+                self._by_id.pop(start.first.id, None)
+                start.first.leave(code)
             return
         other = self._others.pop(request, None)
         if isinstance(other, AnnounceReader):
@@ -464,8 +479,8 @@ class Requests(AnswerOwner):
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
         subscription = self._subscriptions.get(request)
-        if subscription is not None and sequence not in subscription.groups:
-            subscription = subscription.former
+        if subscription is not None and sequence not in subscription.groups and subscription.start:
+            subscription = subscription.start.first
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
             self._core.refuse(stream, code)
@@ -482,24 +497,23 @@ class Requests(AnswerOwner):
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
         """The peer refused or aborted it. Open groups continue until the owner cancels the request."""
         if self._by_id.pop(subscription.id, None) is not None:
+            replaced = subscription.replaced
             subscription.flush()
             self.look_whether_over(subscription)
-            if subscription.retired:
+            if replaced:
                 return
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
-        """Forget a rejected or retired subscription after its last group."""
+        """Forget a rejected or replaced subscription after its last group."""
         if subscription.groups:
             return
-        if subscription.retired:
-            if subscription.floor not in subscription.begun:
-                return
-            self._by_id.pop(subscription.id, None)
-            subscription.leave(None)
-            successor = self._subscriptions.get(subscription.request)
-            if successor is not None:
-                successor.former = None
+        start = subscription.start
+        if start is not None and start.first is subscription:
+            if start.group in start.begun:
+                self._by_id.pop(subscription.id, None)
+                subscription.leave(None)
+                start.first = None
         elif subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
 
@@ -515,20 +529,22 @@ class Requests(AnswerOwner):
             self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
             self._core.refuse(stream, StreamCode.CANCELLED)
             return None
-        sequence = header.sequence
-        twice = sequence in subscription.groups or subscription.has_ended(sequence)
-        later = subscription.retired and sequence != subscription.floor
-        if twice or later or sequence in subscription.begun:
+        sequence, start = header.sequence, subscription.start
+        refused = sequence in subscription.groups or subscription.has_ended(sequence)
+        if start is not None and not refused:
+            later = start.first is subscription and sequence != start.group
+            refused = later or sequence in start.begun
+        if refused:
             self._core.refuse(stream, StreamCode.OLD)
             return None
         subscription.newest = max(sequence, subscription.newest or 0)
-        if subscription.seeking is not None or sequence == subscription.floor:
-            subscription.begun.add(sequence)
-            if subscription.former is not None:
-                self.look_whether_over(subscription.former)
         subscription.groups[sequence] = stream
         group = IncomingGroup(self._core, subscription, header, decoder)
         stream.context = group
+        if start is not None and start.group in (None, sequence):
+            start.begun.add(sequence)
+            if start.first is not None:
+                self.look_whether_over(start.first)
         subscription.add(header.sequence, header.frame_start, [], fin=False)
         return group
 
