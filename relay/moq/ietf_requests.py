@@ -71,7 +71,8 @@ from relay.wire.ietf.values import (
 )
 from relay.wire.varint import MAX_VARINT
 
-UNCLAIMED: Final = 2.0  # seconds that a subscription for a track's properties waits for a real one
+UNCLAIMED: Final = 2.0
+"""Seconds after its answer that a subscription for a track's properties waits for a real one."""
 
 UNCLAIMED_BYTES: Final = 1 << 20  # bytes of groups that it keeps
 
@@ -183,6 +184,8 @@ class Subscription(RequestHandler):
             self._owner.answered(question)
             self._core.emit(InfoReceived(question, info))
         self.questions.clear()
+        if not self.request:
+            self.unclaimed_until = self._core.now + UNCLAIMED
         self._start()
         if self._largest is not None and self._joins:
             group = self._largest.group
@@ -680,8 +683,6 @@ class Requests:
             subscription = next((s for s in self._subscriptions.values() if s.name == key), None)
         if subscription is None:
             subscription = self._unclaimed[key] = self._subscribe(broadcast, track, NEUTRAL)
-        if self._unclaimed.get(key) is subscription:
-            subscription.unclaimed_until = core.now + UNCLAIMED
         if subscription.info is not None:
             core.emit(InfoReceived(request, subscription.info))
         else:
@@ -740,8 +741,9 @@ class Requests:
             self.forget(subscription)
             subscription.leave(code)
         elif question is not None:
-            if request in question.questions:
-                question.questions.remove(request)
+            question.questions.remove(request)
+            if not question.questions and self._unclaimed.get(question.name) is question:
+                self.drop(question)
         elif (fetch := self._group_fetches.pop(request, None)) is not None:
             fetch.leave(StreamCode.CANCELLED if code is None else code)
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.core import IGNORE, AnswerOwner, Handler
@@ -39,6 +40,8 @@ from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, Subscribe
 from relay.wire.varint import MAX_VARINT
 
 _Parts = list[FrameHeader | bytes]
+
+EARLY_GROUPS: Final = 64  # that may precede the answer to a SUBSCRIBE, before the newest counts as its first
 
 
 class Start:
@@ -96,13 +99,7 @@ class Subscription(Handler):
             if self.replaced:
                 continue
             if isinstance(message, SubscribeOk):
-                if not self.started:
-                    self.started = True
-                    if self.newest is None:
-                        self.newest = message.group
-                    if self.start is not None and self.start.group is None and message.group is not None:
-                        self._owner.subscribe_from(self, self.start, message.group)
-                    core.emit(SubscriptionStarted(self.request, message.group, message.priority))
+                self._accepted(message)
             elif isinstance(message, SubscribeEnd):
                 if self._final is None:
                     self._final = message.group
@@ -115,6 +112,16 @@ class Subscription(Handler):
             if not self.replaced:
                 self._report_end()
             self.end_request()
+
+    def _accepted(self, message: SubscribeOk) -> None:
+        if self.started:
+            return
+        self.started, group, start = True, message.group, self.start
+        if self.newest is None:
+            self.newest = group
+        if start is not None and start.group is None and group is not None:
+            self._owner.subscribe_from(self, start, group)
+        self._core.emit(SubscriptionStarted(self.request, group, message.priority))
 
     def _report_end(self) -> None:
         self.flush()
@@ -347,7 +354,7 @@ class Requests(AnswerOwner):
         start.first, start.group = first, group
         named = first.message
         self._open(first.request, named.broadcast, named.track, start.params, start).started = True
-        last = start.params._replace(end_group=max({group, *start.begun}))
+        last = start.params._replace(end_group=_fitting(max({group, *start.begun})))
         first.stream.write((self._update(last, start).encode(self._core.version),))
         self.look_whether_over(first)
 
@@ -545,6 +552,9 @@ class Requests(AnswerOwner):
             start.begun.add(sequence)
             if start.first is not None:
                 self.look_whether_over(start.first)
+            elif start.group is None and len(start.begun) > EARLY_GROUPS:
+                start.group = subscription.newest
+                self.update(subscription.request, start.params)
         subscription.add(header.sequence, header.frame_start, [], fin=False)
         return group
 

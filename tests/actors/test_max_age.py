@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from relay.moq.lite_requests import EARLY_GROUPS
 from relay.wire.subscribe import SubscribeUpdate
+from relay.wire.varint import MAX_VARINT
 from relay.wire.version import AnyVersion, Draft, Version
 from tests.actors.moqt_peer import MoqtPeer
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up, upstream
@@ -113,6 +115,33 @@ async def test_groups_may_come_before_the_answer() -> None:
     assert first.over
     assert w.received() == [1, 2, 3, 4]
     assert request.max_latency == 0
+    await w.world.close()
+
+
+@on_virtual_time
+async def test_a_publisher_that_does_not_answer_is_asked_for_any_age_from_its_newest_group_on() -> None:
+    w = await watching(Draft.DRAFT_18)
+    first, _ = await upstream(w.publisher)
+    for sequence in range(EARLY_GROUPS):
+        await w.group(first, sequence)
+    assert len(first.messages) == 1
+    await w.group(first, EARLY_GROUPS)
+    w.publisher.accept(first, 0)
+    await settle()
+    (update,) = first.messages[1:]
+    assert (update.start_group, update.end_group, update.max_latency) == (EARLY_GROUPS, None, AGE)
+    assert len(w.publisher.subscriptions()) == 1
+    await w.world.close()
+
+
+@on_virtual_time
+async def test_the_largest_group_number_may_be_the_first() -> None:
+    w = await watching(Draft.DRAFT_18)
+    first, _ = await upstream(w.publisher)
+    w.publisher.accept(first, MAX_VARINT)
+    await settle()
+    assert w.publisher.subscriptions()[1][1].start_group == MAX_VARINT - 1
+    assert not w.publisher.closed
     await w.world.close()
 
 

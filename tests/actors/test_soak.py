@@ -53,9 +53,13 @@ def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
     return {name: after[name] - before[name] for name in after if after[name] > before[name] + 20}
 
 
-GROUPS = repeats(20_000)
-SUBSCRIPTIONS = repeats(8_000)
-"""The census after the first thousand must be that of the end."""
+GROUPS = repeats(12_000)
+SUBSCRIPTIONS = repeats(4_800)
+SESSIONS = repeats(1_200)
+WARM = 500
+"""The census after so many must be that of the end."""
+
+WARM_SESSIONS = 100
 
 
 async def test_groups_leave_no_more_than_the_cache() -> None:
@@ -75,7 +79,7 @@ async def test_groups_leave_no_more_than_the_cache() -> None:
             await settle()
             received += sum(len(v.groups(n)) for v, n in zip(viewers, numbers, strict=True))
             prune(publisher, *viewers)
-        if sequence == 999:
+        if sequence == WARM - 1:
             before = census()
             streams = [len(peer.relay.raw.streams) for peer in world.peers]
     await settle()
@@ -113,7 +117,7 @@ async def test_subscriptions_leave_nothing() -> None:
             await settle()
         end_with_the_relay(publisher)
         prune(publisher, *viewers)
-        if cycle == 999:
+        if cycle == WARM - 1:
             await _rest(publisher)
             before = census()
             streams = [len(peer.relay.raw.streams) for peer in world.peers]
@@ -135,12 +139,12 @@ async def _rest(publisher: RawPeer) -> None:
     prune(publisher)
 
 
-async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
+async def test_sessions_that_come_and_go_leave_nothing() -> None:
     world = World(LIMITS)
     publisher = await world.publisher(Version.LITE_05, "publisher")
     before: Counter[str] = Counter()
     peer = other = publisher
-    for cycle in range(500):
+    for cycle in range(SESSIONS):
         version = Version(cycle % 6 + 1)
         peer = await world.publisher(version, f"p{cycle % 5}")
         peer.watch()
@@ -157,7 +161,7 @@ async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
         publisher.answer_tracks()
         end_with_the_relay(publisher)
         prune(publisher)
-        if cycle == 99:
+        if cycle == WARM_SESSIONS - 1:
             await settle()
             before = census()
     await until(lambda: len([name for name in actors() if name.startswith("track")]) == 0)

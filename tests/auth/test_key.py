@@ -189,11 +189,13 @@ def unsigned(header: dict[str, Any], signature: str = "") -> str:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("name", ["none", "None", "NONE", "", None, ["none"], {}, 0, True])
-def test_a_token_without_a_signature_is_refused(algorithm: str, name: Any) -> None:
-    refused(key_of(algorithm), unsigned({"alg": name}))
-    refused(key_of(algorithm), unsigned({"alg": name}, "AAAA"))
-    refused(key_of(algorithm), unsigned({}))
+def test_a_token_without_a_signature_is_refused(algorithm: str) -> None:
+    key = key_of(algorithm)
+    names: list[Any] = ["none", "None", "NONE", "", None, ["none"], {}, 0, True]
+    for name in names:
+        refused(key, unsigned({"alg": name}))
+        refused(key, unsigned({"alg": name}, "AAAA"))
+    refused(key, unsigned({}))
 
 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)

@@ -26,7 +26,7 @@ from relay.quic.trust import ClientTls
 from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion, Version
 from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.http_support import SECRET, key_file
@@ -103,7 +103,7 @@ async def guarded(
     *,
     public: Any = None,
     limits: Limits = GENEROUS,
-    versions: Iterable[Version] = tuple(Version),
+    versions: Iterable[AnyVersion] = tuple(Version),
     auth: Auth | None = None,
 ) -> AsyncIterator[Relay]:
     chosen = auth or Auth(key=key_file(folder), public=public)

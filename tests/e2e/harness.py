@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
 AIOMOQT = "0.13.3"
+PYAV = "18.1.0"
 CLOSE_S = 10.0
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 INSTALL_S = 600.0
@@ -227,23 +228,32 @@ def peer_python(version: str) -> Path:
 
 @functools.cache
 def aiomoqt() -> Path | None:
-    """Folder of the commands of aiomoqt 0.13.3, in an environment that is made if missing; `None` without Python 3.12.
+    """Folder of the commands of aiomoqt, in an environment that is made if missing; `None` without Python 3.12."""
+    base = _python_312()
+    return None if base is None else _environment(f"aiomoqt=={AIOMOQT}", base)
+
+
+@functools.cache
+def pyav_python() -> Path:
+    """Python of an environment with PyAV, which encodes media; made if missing."""
+    return _environment(f"av=={PYAV}", sys.executable) / "python"
+
+
+def _environment(package: str, base: str) -> Path:
+    """The `bin` of a virtual environment with a package, made by the Python `base`.
 
     Concurrent processes wait for the first one. Raises RuntimeError with pip's output.
     """
-    home = VENVS / f"aiomoqt-{AIOMOQT}"
+    home = VENVS / package.replace("==", "-")
     VENVS.mkdir(exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")
-    with home.with_suffix(".lock").open("w") as lock:
+    with (VENVS / f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
-            base = _python_312()
-            if base is None:
-                return None
             shutil.rmtree(home, ignore_errors=True)
             _install(base, "-m", "venv", str(home))
             pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _install(str(home / "bin" / "python"), *pip, f"aiomoqt=={AIOMOQT}")
+            _install(str(home / "bin" / "python"), *pip, package)
             (home / "complete").touch()
     return home / "bin"
 
@@ -279,10 +289,10 @@ def npm_modules(package: str) -> Path:
 
     Concurrent processes wait for the first. Raises RuntimeError with npm's output.
     """
-    home = VENVS / f"npm-{package.partition('@')[2].replace('/', '-')}"
+    home = VENVS / f"npm-{package.lstrip('@').replace('/', '-')}"
     VENVS.mkdir(exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")
-    with home.with_suffix(".lock").open("w") as lock:
+    with (VENVS / f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)

@@ -48,7 +48,7 @@ from tests.sampling import repeats
 
 logger = logging.getLogger("tests.chaos")
 
-EVENTS: Final = int(os.environ.get("MOQ_CHAOS_EVENTS", repeats(120)))
+EVENTS: Final = int(os.environ.get("MOQ_CHAOS_EVENTS", repeats(80)))
 SEED: Final = int(os.environ.get("MOQ_CHAOS_SEED", "1"))
 
 BOUND: Final = 12.0

@@ -18,6 +18,7 @@ from tests.actors.world import World
 from tests.clock import RUNTIME, loop_time
 from tests.e2e.harness import WITHIN
 from tests.e2e.support import running
+from tests.sampling import covering
 
 NAMESPACE, TRACK = "moq-test/interop", "test-track"
 NOT_IN_TIME, TRACK_ENDED = 2, 2
@@ -207,8 +208,7 @@ async def test_a_case(draft: Draft, name: str) -> None:
     await world.close()
 
 
-@pytest.mark.parametrize("scheme", ["https", "moqt"])
-@pytest.mark.parametrize("draft", Draft, ids=lambda draft: draft.name_on_wire)
+@pytest.mark.parametrize(("draft", "scheme"), covering(list(Draft), ["https", "moqt"]), ids=str)
 async def test_all_cases_in_turn(draft: Draft, scheme: str) -> None:
     """With one namespace: nothing lingers of a publisher that closed its session."""
     async with running() as relay:

@@ -31,6 +31,7 @@ from tests.e2e.peers.frames import payload
 from tests.e2e.support import NEW, assert_complete, publisher, raw, running, viewer, webtransport
 from tests.e2e.test_transport import Host, hosting
 from tests.e2e.udp_proxy import UdpProxy, _Flow
+from tests.sampling import covering
 
 pytestmark = pytest.mark.e2e
 
@@ -171,8 +172,7 @@ async def show(who: str, scheme: str = "https") -> AsyncIterator[Show]:
                 yield Show(relay, nat, source, sink)
 
 
-@pytest.mark.parametrize("change", HOSTS)
-@pytest.mark.parametrize("who", ["publisher", "viewer"])
+@pytest.mark.parametrize(("who", "change"), covering(["publisher", "viewer"], list(HOSTS)))
 async def test_quinn_is_followed_wherever_it_is(who: str, change: str) -> None:
     """NATs forget it again and again, also while only it sends, or only we do."""
     async with show(who) as on:
@@ -265,8 +265,7 @@ async def test_quinn_closes(scheme: str) -> None:
             assert driver.bytes_sent == sent
 
 
-@pytest.mark.parametrize("who", ["publisher", "viewer"])
-@pytest.mark.parametrize("scheme", ["https", "moqt"])
+@pytest.mark.parametrize(("who", "scheme"), covering(["publisher", "viewer"], ["https", "moqt"]))
 async def test_quinn_is_closed(who: str, scheme: str) -> None:
     """It hears of it by one packet. That is all that is sent from then on, and answers what had crossed it.
 

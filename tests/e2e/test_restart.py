@@ -16,6 +16,7 @@ from tests.e2e.harness import RustPeer, free_udp_port
 from tests.e2e.support import NEW, OLD
 from tests.e2e.test_command import OPEN, Command, relay
 from tests.e2e.udp_proxy import UdpProxy, _Flow
+from tests.sampling import covering, first
 
 pytestmark = pytest.mark.e2e
 
@@ -59,8 +60,7 @@ PATIENT = QuicSettings(idle_timeout=60.0)
 SAME = ("--server-secret", "the same in both relays")
 
 
-@pytest.mark.parametrize("scheme", ["moqt", "https"])
-@pytest.mark.parametrize("options", [(), SAME], ids=["file", "key"])
+@pytest.mark.parametrize("scheme, options", covering(["moqt", "https"], [(), SAME]), ids=str)
 async def test_our_client_knows_by_its_next_packet(
     scheme: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -84,7 +84,7 @@ async def test_our_client_knows_by_its_next_packet(
                 assert all(size < largest for direction, size in network.passed_on if direction == "down")
 
 
-@pytest.mark.parametrize("version", [NEW, OLD])
+@pytest.mark.parametrize("version", first(NEW, OLD))
 async def test_a_rust_client_knows_by_its_next_packet(version: str) -> None:
     first, second, front = free_udp_port(), free_udp_port(), free_udp_port()
     hold = ("demo/cam", "--track", "video", "--hold", "--wait-for-viewers", "0")

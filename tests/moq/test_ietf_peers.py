@@ -63,6 +63,7 @@ from relay.wire.ietf.messages import (
     SubscribeOk,
     SubscribeTracks,
     TrackStatus,
+    Unsubscribe,
 )
 from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
@@ -79,6 +80,7 @@ from relay.wire.ietf.values import (
 )
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
+from tests.moq.support import FakeStream
 
 drafts = pytest.mark.parametrize("draft", Draft, ids=lambda draft: draft.name_on_wire)
 NEW = [Draft.DRAFT_18, Draft.DRAFT_20, Draft.DRAFT_22]
@@ -799,6 +801,7 @@ def test_a_message_that_waits_for_admission_may_close(draft: Draft) -> None:
 def test_a_closed_session_waits_for_nothing(draft: Draft) -> None:
     peer = IetfPeer(draft)
     peer.end.moq.requests.request_info("demo/cam", "video")
+    peer.say(peer.asked(), accepted(peer))
     assert peer.end.moq.deadline == 2.0
     peer.end.moq.close(0, "enough")
     assert peer.end.moq.deadline == float("inf")
@@ -807,21 +810,60 @@ def test_a_closed_session_waits_for_nothing(draft: Draft) -> None:
     assert [stream.written for stream in peer.session.streams] == before
 
 
+def accepted(peer: IetfPeer) -> SubscribeOk:
+    """Answer to the machine's first request."""
+    fixed = {"expires": 0} if peer.profile.fixed_fields else {}
+    return SubscribeOk(9, parameters(**fixed), request_id=1)
+
+
 @drafts
-@pytest.mark.parametrize("accepted", [True, False])
-def test_answered_questions_are_forgotten(draft: Draft, accepted: bool) -> None:
+@pytest.mark.parametrize("ok", [True, False])
+def test_answered_questions_are_forgotten(draft: Draft, ok: bool) -> None:
     peer = IetfPeer(draft)
     requests = peer.end.moq.requests
     question = requests.request_info("demo/cam", "video")
-    fixed = {"expires": 0} if peer.profile.fixed_fields else {}
-    ok, error = (
-        SubscribeOk(9, parameters(**fixed), request_id=1),
-        RequestError(4, request_id=1, to=RequestKind.SUBSCRIBE),
-    )
-    peer.say(peer.asked(), ok if accepted else error)
-    kind: Any = InfoReceived if accepted else RequestRejected
+    error = RequestError(4, request_id=1, to=RequestKind.SUBSCRIBE)
+    peer.say(peer.asked(), accepted(peer) if ok else error)
+    kind: Any = InfoReceived if ok else RequestRejected
     assert [event.request for event in peer.end.of(kind)] == [question]
     assert requests._questions == {}
+
+
+@drafts
+def test_a_question_waits_for_its_answer(draft: Draft) -> None:
+    """However long ago the session had its last event, and however late the answer comes."""
+    peer = IetfPeer(draft)
+    question = peer.end.moq.requests.request_info("demo/cam", "video")
+    peer.end.on_time(10.0)
+    peer.say(peer.asked(), accepted(peer))
+    assert peer.end.one(InfoReceived).request == question
+    assert peer.end.moq.deadline == 12.0
+    request = peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+    peer.end.poll()
+    assert peer.end.one(SubscriptionStarted).request == request
+
+
+@drafts
+def test_a_question_that_nobody_asks_any_more_ends_its_subscription(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    requests = peer.end.moq.requests
+    first, second = (requests.request_info("demo/cam", "video") for _ in range(2))
+    stream = peer.asked()
+    requests.cancel(first)
+    assert not left(peer, stream)
+    requests.cancel(second)
+    assert left(peer, stream)
+    assert requests._questions == requests._unclaimed == {}
+    peer.say(stream, accepted(peer))
+    assert peer.end.of(InfoReceived) == []
+    assert peer.end.of(Fault) == []
+
+
+def left(peer: IetfPeer, stream: FakeStream) -> bool:
+    """The machine gave up its request."""
+    if peer.profile.request_streams:
+        return bool(stream.resets)
+    return any(isinstance(message, Unsubscribe) for message in peer.answers(stream))
 
 
 @drafts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import pytest
@@ -180,6 +180,7 @@ def setups() -> st.SearchStrategy[Messages]:
 Kind = tuple[Callable[[], Decoder], st.SearchStrategy[Messages]]
 
 
+@cache
 def kinds(version: Version) -> dict[str, Kind]:
     """Every decoder of a version with a strategy for its stream."""
     found: dict[str, Kind] = {
@@ -298,6 +299,7 @@ def test_groups_survive_the_wire(
         assert not decoder.frames.in_frame
 
 
+@cache
 def makers(version: Version) -> dict[str, Callable[[], Decoder]]:
     limit = 64
     found: dict[str, Callable[[], Decoder]] = {
