@@ -9,7 +9,7 @@ from relay.actors import messages as m
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
 from relay.model.failover import Failover
-from relay.model.path import MAX_SEGMENTS, join, narrow, strip
+from relay.model.path import MAX_SEGMENTS, join, narrow, size_of, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
@@ -146,7 +146,7 @@ class Egress:
     def _too_long(self, *names: str) -> bool:
         longest = self._context.environment.limits.path
         for name in names:
-            if len(name.encode()) > longest:
+            if size_of(name) > longest:
                 self._context.over("path", path=name)
                 return True
         return False

@@ -642,7 +642,7 @@ class Requests:
 
     def _has_name(self, request: int, broadcast: str, track: str) -> bool:
         """Else the request is rejected."""
-        found = fits(broadcast, track)
+        found = fits(broadcast, track, self._core.profile)
         if not found:
             self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
         return found
@@ -828,7 +828,7 @@ class Requests:
     def published(self, exchange: Exchange, message: Publish) -> RequestHandler:
         """PUBLISH: the first of a namespace announces it."""
         broadcast, track = path_of(message.namespace), track_of(message.track)
-        if broadcast is None or track is None:
+        if track is None:
             exchange.error(StreamCode.NOT_FOUND, "the name has no path")
         elif len(message.track) > self._core.limits.path:
             self._core.emit(LimitExceeded("path", {"path": broadcast, "track_bytes": len(message.track)}))

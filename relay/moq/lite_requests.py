@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from relay.model.path import is_text
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.core import IGNORE, AnswerOwner, Handler
 from relay.moq.lite_announce import AnnounceReader
@@ -344,9 +345,19 @@ class Requests(AnswerOwner):
 
         06: max age brings history, and limits later groups; see `Start`.
         """
+        if rejected := self._rejected(broadcast):
+            return rejected
         request = self._core.new_request()
         start = Start(params) if self._is_late(params) and params.start_group is None else None
         self._open(request, broadcast, track, params, start)
+        return request
+
+    def _rejected(self, broadcast: str) -> int:
+        """The request for a name that moq-lite cannot express; else 0."""
+        if is_text(broadcast):
+            return 0
+        request = self._core.new_request()
+        self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
         return request
 
     def subscribe_from(self, first: Subscription, start: Start, group: int) -> None:
@@ -433,7 +444,8 @@ class Requests(AnswerOwner):
 
     def request_info(self, broadcast: str, track: str) -> int:
         """ValueError where the version has no such request."""
-        return self._ask(TrackRequest(broadcast, track), partial(InfoStream, self._core, self))
+        asked = TrackRequest(broadcast, track)
+        return self._rejected(broadcast) or self._ask(asked, partial(InfoStream, self._core, self))
 
     def fetch(
         self,
@@ -447,7 +459,9 @@ class Requests(AnswerOwner):
     ) -> int:
         """ValueError where the version has no such request."""
         fetch = Fetch(broadcast, track, priority, group, start_frame, end_frame)
-        return self._ask(fetch, partial(FetchStream, self._core, self, fetch=fetch))
+        return self._rejected(broadcast) or self._ask(
+            fetch, partial(FetchStream, self._core, self, fetch=fetch)
+        )
 
     def probe(self) -> int:
         """ValueError where the version has no such request."""
