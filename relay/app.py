@@ -59,7 +59,7 @@ class Relay:
         self._actors: ActorSystem | None = None
         self._quic: QuicServer | None = None
         self._web: WebServers | None = None
-        self.failed = asyncio.Event()  # set by a fatal failure
+        self.failed = asyncio.Event()  # by a fatal failure
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Relay:
     def reload(self, config: Config | None = None) -> None:
         """Apply the keys of `relay.config.changes.LIVE` to new peers; existing sessions continue unchanged.
 
-        Always reads certificates and the key file again. Raises ConfigError and changes nothing if one is unusable.
+        Reads certificates and the key file again. Raises ConfigError and changes nothing if one is unusable.
         """
         former = self._config
         wanted = taken_over(former, former if config is None else config)
@@ -161,7 +161,7 @@ class Relay:
             logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
-        """Before `close`: reject new sessions and let others leave, `[limits] drain` seconds at most (`actors/drain.py`)."""
+        """Before `close`: reject new sessions and let others leave, `[limits] drain` seconds at most."""
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
             await self._actors.drain()
@@ -185,7 +185,7 @@ class Relay:
         await self._authenticator.close()
 
     def accept(self, request: SessionRequest, versions: tuple[AnyVersion, ...] | None = None) -> None:
-        """Answer a session request once the peer's permissions are known. `versions`: the listener's."""
+        """Once the peer's permissions are known. `versions`: the listener's."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 

@@ -26,18 +26,18 @@ from relay.web.rows import CertificateRow
 
 logger = get_logger("relay")
 
-INTERVAL: Final = 3_600.0  # seconds between checks of validity
+INTERVAL: Final = 3_600.0  # seconds
 
 
 class HttpsCertificate(NamedTuple):
-    """Certificate of `[web.https]`."""
+    """Of `[web.https]`."""
 
     context: ssl.SSLContext
     pair: CertificatePair
 
 
 class Loaded(NamedTuple):
-    """Read at a reload, not yet in use."""
+    """At a reload, not yet in use."""
 
     pairs: Sequence[CertificatePair]
     https: HttpsCertificate | None
@@ -72,7 +72,7 @@ class Certificates:
         return self.store.fingerprint
 
     def renewed_fingerprint(self) -> str:
-        """The same, after a renewal that is due."""
+        """After a renewal that is due."""
         self.store.renew_if_due(self._runtime.date())
         return self.fingerprint
 
@@ -81,13 +81,13 @@ class Certificates:
         return None if self._https is None else self._https.context
 
     def load(self, config: Config) -> Loaded:
-        """Read the files again. Raises ConfigError."""
+        """Raises ConfigError."""
         with _faults_of("[server.tls]"):
             pairs = load_pairs(config.server.tls.cert, config.server.tls.key)
         return Loaded(pairs, None if self._https is None else self._load_https(config.web.https))
 
     def use(self, loaded: Loaded) -> None:
-        """Use these from now on. Raises ConfigError and changes nothing if QUIC has no certificate."""
+        """Raises ConfigError and changes nothing if QUIC has no certificate."""
         with _faults_of("[server.tls]"):
             self.store.replace(loaded.pairs)
         self._https = loaded.https
@@ -113,7 +113,7 @@ class Certificates:
     # --- validity --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check periodically: the tool that renews the files may fail silently."""
+        """The tool that renews the files may fail silently."""
         self.look()
         self._next_look = self._runtime.call_later(INTERVAL, self.start)
 

@@ -1,4 +1,4 @@
-"""The command `moq-relay`: its flags and help, configuration and logging, then `relay.process`.
+"""The command `moq-relay`: flags, help, configuration and logging, then `relay.process`.
 
 Imports come late, so that `--help` is fast.
 """
@@ -56,7 +56,7 @@ def _print_warnings(warnings: list[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Collects flags as pairs of text, in order; the configuration reads them."""
+    """Collects flags as pairs of text, in order."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
@@ -96,7 +96,7 @@ class _Collect(argparse.Action):
 
 
 class _Version(argparse.Action):
-    """Print the version, and on a second line how the code runs."""
+    """And on a second line how the code runs."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         kernel = "compiled" if compiled.has_kernel() else "interpreted"
@@ -149,7 +149,7 @@ def _help(option: Option) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, 1 if a check or an essential part failed, 2 if the relay cannot start."""
+    """Returns 0, 1 if a check or an essential part failed, 2 if the relay cannot start."""
     terminal.open_closed_streams()
     parser = build_parser()
     arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))
@@ -216,7 +216,7 @@ def _stray(word: str) -> str:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """Lines about a relay with this configuration."""
+    """Of a relay with this configuration."""
     tls = config.server.tls
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"

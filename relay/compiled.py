@@ -1,10 +1,11 @@
 """Which modules are compiled, and whether this process runs them or their sources.
 
-Owns the list, which setup.py compiles with mypyc as one group, and the choice: all of them run compiled, or none. Must
-never import another file of the relay: `relay/__init__.py` calls `choose` before any other is imported.
+Owns the list, which setup.py compiles with mypyc as one group, and the choice: all of them run compiled, or
+none. Must never import another file of the relay: `relay/__init__.py` calls `choose` before any other is
+imported.
 
-In a source tree the compiled modules run only if no source that they were made from has changed since. setup.py writes
-the hashes of these sources into a file, the record. A wheel has no record, and nothing is checked.
+In a source tree the compiled modules run only if no source that they were made from has changed since: setup.py
+writes their hashes into a file, the record. A wheel has no record.
 """
 
 from __future__ import annotations
@@ -119,23 +120,24 @@ MODULES: Final = (
     "relay.wire.varint",
     "relay.wire.version",
 )
-"""They pass the same tests compiled and as sources. One may import others of the relay, too; calls to these are slower.
+"""They pass the same tests compiled and as sources. One may import others of the relay, too; calls to these are
+slower.
 
-Classes of actors stay sources: an actor that ends breaks its reference cycles by `__dict__.clear()`, which leaves native
-attributes as they are, and then all it held waits for the garbage collector.
+Classes of actors stay sources: an actor that ends breaks its reference cycles by `__dict__.clear()`, which
+leaves native attributes as they are, and then all it held waits for the garbage collector.
 """
 
 LIBRARY: Final = "relay._compiled"
-"""The group's own name: its code is in `_compiled__mypyc`, and the modules refer to it."""
+"""The group's: its code is in `_compiled__mypyc`."""
 
 KERNEL: Final = "relay.quic._kernel"
-"""An extension module in C, which no list here changes."""
+"""In C; no list here changes it."""
 
 PURE: Final = "MOQ_RELAY_PURE"
-"""An environment variable: 1 builds and runs without compiled modules. The kernel stays."""
+"""1 builds and runs without compiled modules. The kernel stays."""
 
 SUFFIX: Final = EXTENSION_SUFFIXES[0]
-"""Of extension modules of this interpreter: it names version and platform."""
+"""It names version and platform."""
 
 RECORD: Final = f"relay/_compiled{SUFFIX}.record"
 
@@ -144,22 +146,22 @@ reason = "`relay.compiled.choose` was not called"
 
 
 def is_pure() -> bool:
-    """Whether the environment asks for sources."""
+    """The environment asks for sources."""
     return os.environ.get(PURE, "") not in {"", "0"}
 
 
 def files(root: Path, suffix: str = SUFFIX) -> list[Path]:
-    """Return the files of the compiled modules below `root`, the folder that holds `relay`; the library is the last."""
+    """The compiled modules below `root`, the folder that holds `relay`; the library is the last."""
     return [root / (name.replace(".", "/") + suffix) for name in (*MODULES, f"{LIBRARY}__mypyc")]
 
 
 def write_record(root: Path, sources: Sequence[str]) -> None:
-    """Write the hashes of `sources`, paths relative to `root`."""
+    """Hashes of `sources`, paths relative to `root`."""
     (root / RECORD).write_text("".join(f"{_hash_of(root / source)} {source}\n" for source in sources))
 
 
 def why_not(root: Path) -> str:
-    """Return why the compiled modules below `root` cannot run; empty if they can."""
+    """Why the compiled modules below `root` cannot run; empty if they can."""
     made = files(root)
     if not made[0].exists():
         return "not compiled"
@@ -185,12 +187,12 @@ def choose() -> None:
 
 
 def describe() -> str:
-    """Return which form of `MODULES` runs, human-readable."""
+    """Human-readable."""
     return f"interpreted ({reason})" if reason else "compiled"
 
 
 def has_kernel() -> bool:
-    """Whether the kernel is built and finds libcrypto."""
+    """It is built and finds libcrypto."""
     try:
         import_module(KERNEL)
     except ImportError:

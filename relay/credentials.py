@@ -31,11 +31,11 @@ AS_CLIENT: Final = (
     "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
     "what comes through us counts as published by us"
 )
-"""Restrictions without a relay's permissions."""
+"""Without a relay's permissions."""
 
 
 def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
-    """The authenticator of peers. Raises ConfigError."""
+    """Raises ConfigError."""
     limits = config.limits
     return Authenticator(
         keys=load_keys(config, runtime),
@@ -55,7 +55,7 @@ def reloaded_keys(former: Config, config: Config, keys: Keys | None, runtime: Ru
 
 
 def load_keys(config: Config, runtime: Runtime) -> Keys | None:
-    """The keys that verify tokens. Raises ConfigError."""
+    """Raises ConfigError."""
     auth, roots = config.auth, config.client.tls.root
     try:
         if auth.key is not None:
@@ -77,12 +77,12 @@ def load_keys(config: Config, runtime: Runtime) -> Keys | None:
 
 
 def may_sign(keys: Keys | None) -> bool:
-    """True if the operator's key is not only a public one."""
+    """The operator's key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
 
 
 def reset_tokens(server: Server, runtime: Runtime) -> ResetTokens | None:
-    """Stateless reset tokens of `[server] secret`; `None` for those of a random one."""
+    """Of `[server] secret`; `None` for those of a random one."""
     secret = server.secret
     if secret is None:
         return None
@@ -96,7 +96,7 @@ def public_claims(auth: Auth) -> Claims | None:
 
 
 def load_membership(config: Config, runtime: Runtime) -> Membership:
-    """This relay's membership, and how it dials others. Raises ConfigError."""
+    """And how this relay dials others. Raises ConfigError."""
     client, cluster = config.client, config.cluster
     dialler = Dialler(
         versions=config.server.version,

@@ -1,4 +1,4 @@
-"""Identity of a relay: its addresses, its part of `/state`, and the start banner, as texts of passed values."""
+"""A relay's addresses, its part of `/state`, and the start banner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Addresses: TypeAlias = list[tuple[str, int]]
 
 @dataclass(slots=True)
 class Listening:
-    """Listen addresses, with the real ports."""
+    """With the real ports."""
 
     quic: Addresses = field(default_factory=list)
     http: Addresses = field(default_factory=list)
@@ -25,7 +25,7 @@ class Listening:
 
     @property
     def url(self) -> str:
-        """URL for a client on this machine, which fetches the certificate by itself."""
+        """For a client on this machine, which fetches the certificate by itself."""
         scheme, addresses = ("http", self.http) if self.http else ("https", self.quic)
         return f"{scheme}://localhost:{addresses[0][1]}/"
 
@@ -59,7 +59,7 @@ def identity(
 
 
 def banner(config: Config, listening: Listening, fingerprint: str, *, may_sign: bool) -> str:
-    """Human-readable start message. `may_sign`: `[auth] key` can sign tokens, not only verify them."""
+    """`may_sign`: `[auth] key` can sign tokens, not only verify them."""
     port = listening.quic[0][1]
     urls = f"WebTransport https://localhost:{port}/, raw QUIC moqt://localhost:{port}/"
     lines = [f"moq-relay {VERSION}", f"  QUIC   {_listed(listening.quic)} UDP: {urls}"]

@@ -35,7 +35,7 @@ LEVELS: Final[Mapping[str, int]] = MappingProxyType(
         "trace": TRACE,
     }
 )
-"""The words of `[log] level`."""
+"""Of `[log] level`."""
 
 _NAMES: Final = MappingProxyType({number: word.upper() for word, number in LEVELS.items()})
 _COLOURS: Final = MappingProxyType({"ERROR": "31", "WARN": "33", "INFO": "32", "DEBUG": "36", "TRACE": "90"})
@@ -44,7 +44,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Formatter(logging.Formatter):
-    """One line per record: time in UTC, level, text; then a traceback, if any."""
+    """Time in UTC, level, text; then a traceback."""
 
     def __init__(self, *, colour: bool = False) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class LibraryThrottle(logging.Filter):
-    """Passes a few lines a minute of each place in a library: aioquic, for one, warns of every malformed packet.
+    """A few lines a minute of each place in a library: aioquic, for one, warns of every malformed packet.
 
-    The relay limits its own lines. Lines below a warning pass: somebody asked for them.
+    Lines below a warning pass: somebody asked for them.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,8 @@ def warnings_to(say: Callable[[str], None]) -> Iterator[None]:
 def setup(level: str, form: str = "text", stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`, as `text` or `json`.
 
-    A second call replaces the first. Libraries log only warnings, a few a minute of each kind, except at level trace.
+    A second call replaces the first. Libraries log only warnings, a few a minute of each kind, except at level
+    trace.
     """
     stream = sys.stderr if stream is None else stream
     number = LEVELS[level]

@@ -22,14 +22,14 @@ FIELDS: Final = "relay_fields"
 """Attribute of a log record: its context, `event` (the phrase) and fields."""
 
 _OUTERMOST_FIRST: Final = ("peer", "session", "broadcast", "track")
-"""Fields that name the subject of a line. They precede the phrase, bound or not."""
+"""The subject of a line, before the phrase, bound or not."""
 
 _OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choose their length and content
 
-_SHOWN: Final = 200  # characters of such a field in a line
+_SHOWN: Final = 200  # characters of such a field
 
 TOKEN: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""Shape of a token, RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
+"""Of RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
 
 _AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
 
@@ -45,7 +45,7 @@ class Seconds(float):
 
 
 class Logger(structlog.BoundLoggerBase):
-    """Writes lines with its context; `bind` returns a logger with more of it."""
+    """Writes lines with its context."""
 
     def debug(self, event: str, /, **fields: Any) -> None:
         if self._logger.isEnabledFor(logging.DEBUG):  # saves a call: it is mostly off

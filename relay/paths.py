@@ -1,11 +1,11 @@
-"""Normal form and depth limit of a broadcast path, for wire and model. `relay.model.path` has the path algebra."""
+"""Normal form and depth limit of a broadcast path, for wire and model."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MAX_SEGMENTS: Final = 32
-"""Peers of the current generation reject deeper paths in both directions, so the relay must not forward one."""
+"""Peers of the current generation reject deeper paths in both directions."""
 
 
 def normalize(path: str) -> str:
@@ -28,7 +28,7 @@ def size_of(path: str) -> int:
 
 
 def checked(path: str) -> str:
-    """The normal form of `path`; ValueError if it has more than MAX_SEGMENTS segments."""
+    """ValueError if normalized `path` has more than MAX_SEGMENTS segments."""
     path = normalize(path)
     if path.count("/") >= MAX_SEGMENTS:
         raise ValueError(f"a path has at most {MAX_SEGMENTS} segments, not {path.count('/') + 1}")

@@ -30,7 +30,7 @@ from relay.secret_file import with_secret
 logger = get_logger("relay")
 
 COLLECT_AFTER: Final = 10_000
-"""Objects allocated between runs of the garbage collector; a viewer is some 500 of them."""
+"""Objects between runs of the garbage collector; a viewer is some 500 of them."""
 
 STOP_SLACK: Final = 1.0
 """Seconds beyond `[limits] close_timeout` after which a relay ends in any case."""
@@ -50,7 +50,7 @@ def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str,
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))
-        # Everything is closed. Closing the loop would wait for name resolutions, which cannot be cancelled.
+        # Closing the loop would wait for name resolutions, which cannot be cancelled.
         os._exit(status)
 
 
@@ -102,7 +102,7 @@ async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> 
 
 
 def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> None:
-    """SIGHUP: apply the new configuration, certificates and keys, all of it or nothing."""
+    """SIGHUP: configuration, certificates and keys, all of it or nothing."""
     try:
         config = with_secret(reread())
         relay.reload(config)
@@ -114,7 +114,7 @@ def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[st
 
 
 def _tell_systemd() -> None:
-    """Notify systemd (`Type=notify`, sd_notify(3)): started; from now on SIGHUP reloads."""
+    """`Type=notify`, sd_notify(3): started; from now on SIGHUP reloads."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -134,7 +134,7 @@ def _spare_the_collector() -> None:
 
 
 def _allow_open_files() -> None:
-    """Raise the limit on open files: each TCP connection is one, and the usual 1024 are less than `[limits] http`."""
+    """Each TCP connection is one, and the usual 1024 are less than `[limits] http`."""
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
 """The clock, the randomness and the timers of one relay.
 
-Only this, `process.py` and command-line tools read a clock or draw a random number. Tests pass a runtime with their
-own clock.
+Only this, `process.py` and command-line tools read a clock or draw a random number. Tests pass a runtime with
+their own clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runtime:
-    """Environment of one relay; each relay in a process has its own."""
+    """Of one relay."""
 
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds. Not the event loop's clock: some loops read it once per turn, in milliseconds."""

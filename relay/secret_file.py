@@ -1,7 +1,7 @@
 """The secret of stateless resets that the command keeps in a file, if `[server] secret` is not set.
 
-Owns the place of the file, its making and reading. Must never show the secret, nor stop a relay. The process calls
-it; a relay in another program has the secret of its configuration, or one until it ends.
+Must never show the secret, nor stop a relay. A relay in another program has the secret of its configuration, or
+one until it ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relay.runtime import SYSTEM
 
 logger = get_logger("relay")
 
-SIZE: Final = 32  # bytes of a secret
+SIZE: Final = 32  # bytes
 SHORTEST: Final = 16  # bytes of one that is taken
 
 
@@ -48,7 +48,7 @@ def with_secret(config: Config, environ: Mapping[str, str] = os.environ) -> Conf
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """Directory for what outlives a restart: systemd's, or the user's (XDG base directories).
+    """For what outlives a restart: systemd's, or the user's (XDG base directories).
 
     Raises RuntimeError if there is none.
     """
@@ -76,7 +76,7 @@ def _read_or_make(file: Path) -> bytes:
 
 
 def _make(file: Path) -> None:
-    """Write a new secret, for this user only; another relay may have been first."""
+    """For this user only; another relay may have been first."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".secret-")  # of mode 0600
     try:

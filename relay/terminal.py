@@ -20,7 +20,7 @@ def open_closed_streams() -> None:
 
 
 def write(text: str) -> None:
-    """Print to standard output at once. Raises OSError, such as BrokenPipeError; then output is closed."""
+    """Print at once. Raises OSError, such as BrokenPipeError; then output is closed."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Standard error, if possible."""
+    """If possible."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -56,6 +56,6 @@ def say(text: str) -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Redirect the stream to the null device: Python would report the error again when it flushes at exit."""
+    """Redirect to the null device: Python would report the error again when it flushes at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -12,16 +12,16 @@ from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
 
-SUBSCRIBER_ONLY = 2  # peer's role in SETUP
+SUBSCRIBER_ONLY = 2  # in SETUP
 
 
 def random_hop(runtime: Runtime) -> int:
-    """An id for a peer or relay without one."""
+    """For a peer or relay without one."""
     return runtime.random.randint(1, MAX_HOP_ID)
 
 
 class Announcement:
-    """One live announcement of the peer."""
+    """Live, of the peer."""
 
     __slots__ = ("broadcast", "generation", "identity", "route")
 
@@ -33,7 +33,7 @@ class Announcement:
 
 
 class Announcements:
-    """All announcements of one session, by absolute path."""
+    """Of one session, by absolute path."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class Announcements:
         self._generation = 0
 
     def start(self, before: tuple[str, ...] = ()) -> None:
-        """Ask for what the peer may publish, and was not asked `before`."""
+        """What the peer may publish, and was not asked `before`."""
         peer = self._moq.peer
         if peer is None or peer.role != SUBSCRIBER_ONLY:
             for prefix in self._context.permissions.publish:
@@ -150,7 +150,7 @@ class Announcements:
             send(self._context.environment.origin, message)
 
     def _usable(self, route: Route) -> Route | None:
-        """The route to pass on, or `None` if it must not be used (moq-lite, "Announce")."""
+        """The route to pass on, if any (moq-lite, "Announce")."""
         chain = route.hops or (UNKNOWN_HOP,)
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
         own = self._context.environment.hop
@@ -165,8 +165,7 @@ class Announcements:
     def _identified(self, route: Route, identity: int) -> Route:
         """Gives a route without a publisher id one of ours, so that the cluster's relays recognise it.
 
-        It serves one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold
-        ids.
+        For one announcement: the next by a 01 to 03 relay may be another publisher's.
         """
         newer_relay = self._context.permissions.cluster and self._moq.features.hops
         if route.publisher != UNKNOWN_HOP or newer_relay:

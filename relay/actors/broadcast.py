@@ -1,4 +1,4 @@
-"""The broadcast actor: one session's publication of one path, and its requested tracks.
+"""One session's publication of one path, and its requested tracks.
 
 After `Withdraw` it ends with its last track.
 """
@@ -19,7 +19,7 @@ logger = get_logger("relay.broadcast")
 
 
 class TrackEntry:
-    """A running track and the number of requests forwarded to it."""
+    """With the number of requests forwarded to the track."""
 
     __slots__ = ("forwarded", "ref")
 

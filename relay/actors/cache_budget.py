@@ -1,7 +1,7 @@
-"""The cache budget: limits the bytes in all tracks' caches together, to within an eighth.
+"""Limits the bytes in all tracks' caches together, to within an eighth.
 
-Tracks report their sizes. Those above their fair share evict old groups first, and the newest only if that is not
-enough.
+Tracks report their sizes. Those above their fair share evict old groups first, and the newest only if that is
+not enough.
 """
 
 from __future__ import annotations

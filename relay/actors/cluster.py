@@ -1,4 +1,4 @@
-"""The cluster actor: announces this relay, watches for other members, and keeps a peer actor for each.
+"""Announces this relay, watches for other members, and keeps a peer actor for each.
 
 Of two members the one whose name comes first dials; the other dials if that fails.
 """
@@ -36,7 +36,7 @@ class Revive(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """This relay among others, as `[cluster]` says. `hop`: its id in hop lists."""
+    """As `[cluster]` says. `hop`: this relay's id in hop lists."""
 
     hop: int
     node: str | None
@@ -141,7 +141,7 @@ class ClusterActor(LoopActor):
         self._peers.clear()
 
     def _leave(self) -> None:
-        """Withdraw our membership; existing sessions continue."""
+        """Existing sessions continue."""
         if self._node is not None:
             send(self._origin, m.Unannounce(self._number, join(self._prefix, self._node), GENERATION))
 
@@ -253,7 +253,7 @@ class ClusterActor(LoopActor):
             send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
     def _others(self) -> tuple[PeerRow, ...]:
-        """Rows of `/state` for relays that only dialled us."""
+        """Of `/state`, for relays that only dialled us."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(

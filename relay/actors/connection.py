@@ -109,6 +109,7 @@ class ConnectionActor(LoopActor):
         )
         if admitted:
             self._permit(permissions)
+        former.moq.unlink()
         moq_session.start(self._clock())
         moq_session.receive(chosen.events, self._clock())
 
@@ -187,6 +188,7 @@ class ConnectionActor(LoopActor):
             send(self._peer, down)
         if self._gate is not None:
             send(self._gate, gone)
+        self._moq.unlink()
 
     def on_dead_letter(self, message: object) -> None:
         match message:

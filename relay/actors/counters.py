@@ -1,4 +1,4 @@
-"""The counters actor: totals that outlive the counted actors, and figures of every track.
+"""Totals that outlive the counted actors, and figures of every track.
 
 Connections add their counts when they end. Tracks report changes: asking thousands would cost too much.
 """
@@ -16,13 +16,13 @@ Counts: TypeAlias = dict[tuple[str, str], int]  # by name and a label: a reason,
 
 
 class AddCounts(NamedTuple):
-    """An actor's counts over its whole life, at its end."""
+    """Over an actor's whole life, at its end."""
 
     counts: Counts
 
 
 class TrackFigures(NamedTuple):
-    """Figures of a track."""
+    """Of a track."""
 
     broadcast: str  # URN of its broadcast actor
     path: str
@@ -33,7 +33,7 @@ class TrackFigures(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Track to counters: its figures (None at the end), and its counts since the last report."""
+    """Of a track: its figures (None at the end), and its counts since the last report."""
 
     track: str
     figures: TrackFigures | None

@@ -26,7 +26,7 @@ class AskAgain(NamedTuple):
 
 
 class Request:
-    """A request of the peer."""
+    """Of the peer."""
 
     __slots__ = ("message", "track")
 
@@ -45,11 +45,11 @@ class Subscription(Request):
         self.failover = Failover()
         self.params: SubscribeParams | None = None  # from the last update
         self.bounded = isinstance(message, m.Subscribe) and message.params.end_group is not None
-        """Its last group has a number that another publisher would not use."""
+        """The last group has a number that another publisher would not use."""
 
 
 class Egress:
-    """The consuming side of one session."""
+    """Of one session."""
 
     def __init__(self, context: Context, call_later: Callable[[float, object], object]) -> None:
         self._context = context
@@ -69,7 +69,7 @@ class Egress:
         self._watches.clear()
 
     def _leave(self, request: Request) -> None:
-        """Cancel at the track, or at the directory if no track has accepted yet."""
+        """At the track, or at the directory if no track has accepted yet."""
         to = self._context.environment.origin if request.track is None else request.track
         send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
@@ -152,7 +152,7 @@ class Egress:
         return False
 
     def _begin(self, event: Requested) -> Asked | None:
-        """The fields common to all requests; `None` if refused."""
+        """Fields common to all requests; `None` if refused."""
         context, broadcast = self._context, event.broadcast
         if len(self._requests) >= context.limit_of("subscriptions"):
             context.over("subscriptions", path=broadcast)
@@ -349,6 +349,6 @@ class Egress:
 
 
 def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
-    """The request without the first publisher's bounds: from the newest group on."""
+    """Without the first publisher's bounds: from the newest group on."""
     params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
     return request._replace(params=params, floor=failover.next, life=0)

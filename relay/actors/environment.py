@@ -66,7 +66,7 @@ class Context:
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
 
     def counted(self) -> Counts:
-        """Counts so far, bytes included."""
+        """Bytes included."""
         stats, transport = self.moq.session.stats(), self.moq.session.transport
         return {
             **self.counts,
@@ -81,7 +81,7 @@ class Context:
             incompatible.met(session.remote, session.transport, [*self.offered, *offered])
 
     def log_end(self, closed: Closed | None, error: BaseException | None) -> None:
-        """Log who closed the session, or `error` if its actor failed."""
+        """Who closed the session, or `error` if its actor failed."""
         after = Seconds(self.clock() - self.since)
         if error is not None:
             self.log.error("closed", by="relay", reason="internal error", error=repr(error), after=after)
@@ -92,7 +92,7 @@ class Context:
             self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
 
     def over(self, limit: str, **fields: object) -> None:
-        """Log the first of an episode."""
+        """The first of an episode."""
         self.counts["refused", limit] += 1
         if self._log_once.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

@@ -1,6 +1,7 @@
-"""Callbacks at wall-clock dates: expiry of tokens, for connection actors and the web server.
+"""Callbacks at wall-clock dates: expiry of tokens.
 
-The event loop's clock stands still in a suspend, and misses changes of the wall clock: so one timer looks at that.
+The event loop's clock stands still in a suspend, and misses changes of the wall clock: so one timer looks at
+that.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class Expiry:
 
 
 class Expiries:
-    """All dates of a relay."""
+    """Of a relay."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        # An ordered set, no heap: scanning thousands takes under 1 ms, and most sessions end before their tokens.
+        # An ordered set, no heap: scanning thousands takes under 1 ms, and most sessions end before their
+        # tokens.
         self._dates: dict[Expiry, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # by `Runtime.now`
@@ -42,7 +44,7 @@ class Expiries:
         return len(self._dates)
 
     def at(self, moment: float, callback: Callable[[], object]) -> Expiry:
-        """Call `callback` at `moment`, in seconds since the epoch; soon if it is past."""
+        """In seconds since the epoch; soon if past."""
         date = Expiry(self, moment, callback)
         self._dates[date] = None
         self._plan(moment)

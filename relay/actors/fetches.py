@@ -21,7 +21,7 @@ class Fetch(NamedTuple):
     part: GroupFetch
 
     def feed(self) -> bool:
-        """Send new chunks of the group. True at the end."""
+        """Send new chunks. True at the end of the group."""
         subscriber, key, new = self.request.subscriber, self.request.key, self.part.take()
         if new.code is not None:
             send(subscriber, m.Refused(key, new.code))
@@ -32,7 +32,7 @@ class Fetch(NamedTuple):
 
 
 class Fetches:
-    """The fetches of one track."""
+    """Of one track."""
 
     __slots__ = ("_by_group", "_coming", "_most", "_numbers", "_track", "_upstream", "all", "size")
 

@@ -1,4 +1,4 @@
-"""The gate actor: admits sessions, owns their actors and numbers, limits `sessions` and `readers`. `drain.py` ends them."""
+"""Admits sessions, owns their actors and numbers, limits `sessions` and `readers`. `drain.py` ends them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Decided(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """A peer without an answer yet."""
+    """Of a peer without an answer yet."""
 
     request: SessionRequest
     environment: Environment
@@ -123,7 +123,7 @@ class GateActor(LoopActor):
     # --- admission -------------------------------------------------------------------------------------------------
 
     def _on_admit(self, message: m.Admit) -> LoopFuture | None:
-        """The reply is a future if the peer's answer comes later."""
+        """A future if the peer's answer comes later."""
         request, environment = message.request, self._environment
         if message.versions is not None:
             environment = replace(environment, versions=message.versions)

@@ -18,7 +18,7 @@ from relay.wire.errors import StreamCode
 
 
 class Stopped(NamedTuple):
-    """A group to stop at the publisher."""
+    """At the publisher."""
 
     sequence: int
     code: int
@@ -27,7 +27,7 @@ class Stopped(NamedTuple):
 
 
 class TrackGroups:
-    """The groups of one track."""
+    """Of one track."""
 
     __slots__ = (
         *("_limits", "cache", "dropped", "seen", "stopped", "touched", "unfinished"),
@@ -39,7 +39,7 @@ class TrackGroups:
         self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
         self.unfinished: dict[int, EncodedGroup] = {}
         self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
-        """Groups changed since the last delivery; True if they began since."""
+        """Changed since the last delivery; True if they began since."""
         self.stopped: list[Stopped] = []
         self.seen, self.dropped = Ranges(), Ranges()
         """Numbers that came (also as datagrams, or refused), and those that never will."""
@@ -109,7 +109,7 @@ class TrackGroups:
         return stopped
 
     def evict_to(self, size: int) -> None:
-        """Evict the oldest groups, but not the newest, down to `size` bytes."""
+        """The oldest groups, but not the newest, down to `size` bytes."""
         self._abort_open(self.cache.shrink(size), "cache")
 
     def _abort_open(self, dropped: Iterable[EncodedGroup], limit: str) -> None:
@@ -134,7 +134,7 @@ class TrackGroups:
     # --- bounds and gaps -------------------------------------------------------------------------------------------
 
     def lowest(self, first: int | None) -> int | None:
-        """The first group here or on its way; `first` if the publisher named it."""
+        """Here or on its way; `first` if the publisher named it."""
         known = [number for number in (first, self.seen.first) if number is not None]
         return max(min(known), self.cache.floor) if known else None
 

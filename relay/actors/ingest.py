@@ -14,7 +14,7 @@ from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
 from relay.wire.errors import StreamCode
 
-UPSTREAM_LATENCY_MS = 5_000  # greatest lateness: below it, a publisher drops groups after a short stall
+UPSTREAM_LATENCY_MS = 5_000  # below it, a publisher drops groups after a short stall
 PAST_MS = 3_600_000  # history requested along with a first group, which alone brings none on 06
 
 
@@ -33,7 +33,7 @@ class Past(NamedTuple):
 
 
 class Ingest:
-    """The publishing side of one session."""
+    """Of one session."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -94,7 +94,7 @@ class Ingest:
         return path[len(root) + 1 :] if root else path
 
     def _asked(self, params: SubscribeParams) -> SubscribeParams:
-        """Parameters upstream. Lateness limits are the subscribers': we take what we would cache. 06 asks for history."""
+        """Lateness limits are the subscribers': upstream we take what we would cache. 06 asks for history."""
         explicit = params.start_group is not None and not params.start_is_floor
         return SubscribeParams(
             priority=params.priority,
@@ -165,7 +165,7 @@ class Ingest:
             send(track, moq.FetchedData(0, part))
 
     def _stop_questions(self, track: Ref, sequence: int | None = None) -> None:
-        """Cancel one fetch of a track, or all its questions."""
+        """One fetch of a track, or all its questions."""
         for request, question in list(self._questions.items()):
             if question.track == track and sequence in (None, question.sequence):
                 del self._questions[request]

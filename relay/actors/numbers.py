@@ -20,7 +20,7 @@ WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
     *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
-"""Messages that need numbers or units, or would overtake one that does."""
+"""That need numbers or units, or would overtake one that does."""
 
 
 class Deferred:
@@ -50,14 +50,14 @@ class Deferred:
                 self.size += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
 
     def take(self) -> list[object]:
-        """Stop waiting. The messages are to be handled in order: one may be deferred again, and all behind it."""
+        """To be handled in order: one may be deferred again, and all behind it."""
         messages, self.messages = self.messages or [], None
         self.size = 0
         return messages
 
 
 class Numbers(Translation):
-    """The translation of one track, as the directory grants it."""
+    """As the directory grants it."""
 
     def __init__(self, track: Ref, directory: Ref | None, path: str, name: str, life: int) -> None:
         """Without a `directory` the publisher's numbers stay. `life` numbers the publication."""
@@ -75,7 +75,7 @@ class Numbers(Translation):
         return None if self.properties is None else self.properties.timescale
 
     def ask(self, sequence: int | None, floor: int = 0) -> None:
-        """Ask the directory. Messages that need numbers wait for its answer."""
+        """Messages that need numbers wait for the directory's answer."""
         self.deferred.begin(WITH_NUMBERS)
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)

@@ -33,7 +33,7 @@ def past_of(
     cache: GroupCache[EncodedGroup],
     max_age: int,
 ) -> SubscribeParams | None:
-    """The wanted range before `lowest`, or None. `opened`: our first parameters upstream; `max_age`: in track units."""
+    """The wanted range before `lowest`. `opened`: our first parameters upstream; `max_age`: in track units."""
     start = params.start_group
     explicit = start is not None and not params.start_is_floor
     evicted = cache.floor > 0
@@ -52,7 +52,7 @@ def past_of(
 
 
 class PastRequest:
-    """A requested range of older groups."""
+    """A range of older groups."""
 
     __slots__ = ("end", "explicit", "first", "key", "lowest", "number", "start")
 
@@ -84,7 +84,7 @@ class PastRequest:
 
 
 class Past:
-    """The requests for older groups of one track."""
+    """Of one track."""
 
     __slots__ = (
         *("_groups", "_number", "_numbers", "_owner", "_subscribers", "_timeout"),
@@ -121,7 +121,7 @@ class Past:
             self._close()
 
     def seek(self, *, wait: bool) -> None:
-        """Ask for the next range, one at a time. `wait` until the track begins: older groups end there."""
+        """For the next range, one at a time. `wait` until the track begins: older groups end there."""
         while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
             if lowest is None and wait:

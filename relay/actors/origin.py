@@ -1,4 +1,4 @@
-"""The origin actor: inbox of the directory (`relay.model.directory`), whose effects it carries out.
+"""Inbox of the directory (`relay.model.directory`), whose effects it carries out.
 
 It owns broadcast actors, watchers, waiting requests and group numbers, and forwards requests to broadcasts.
 """

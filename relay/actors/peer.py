@@ -1,7 +1,4 @@
-"""The peer actor: keeps a session with one other relay, and dials again when it ends.
-
-The cluster actor starts it, and reports redundant sessions.
-"""
+"""Keeps a session with one other relay, and dials again when it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ STALE: Final = 60.0  # seconds to redial a relay that withdrew its name after it
 
 
 class State(StrEnum):
-    """State of a peer, as `/state` shows it."""
+    """As `/state` shows it."""
 
     WAITING = "waiting"  # until the next attempt, or to be dialled
     DIALLING = "dialling"
@@ -40,7 +37,7 @@ class Dial(NamedTuple):
 
 
 class Dialled(NamedTuple):
-    """An attempt succeeded: a session that has not begun."""
+    """A session that has not begun."""
 
     session: Session
 
@@ -71,7 +68,7 @@ class Dialling:
 
 
 class PeerActor(LoopActor):
-    """Keeps one session with one relay."""
+    """With one relay."""
 
     def __init__(
         self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
@@ -199,7 +196,7 @@ class PeerActor(LoopActor):
             send(connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _fail(self, reason: str) -> None:
-        """Try again later, unless the other relay has dialled."""
+        """Later, unless the other relay has dialled."""
         if self._other_session is not None:
             return
         delay = self._delay * self.runtime.random.uniform(0.5, 1.0)
@@ -238,7 +235,7 @@ class PeerActor(LoopActor):
         self._leave_if_gone()
 
     def _on_other_session(self, session: int | None) -> None:
-        """Another session with the same relay began or ended."""
+        """With the same relay: began or ended."""
         if session == self._other_session:
             return
         self._other_session = session
@@ -252,7 +249,7 @@ class PeerActor(LoopActor):
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _leave_if_gone(self) -> None:
-        """Stop when the relay has withdrawn its name: after `STALE` if its session broke off, since it may return."""
+        """The relay has withdrawn its name: after `STALE` if its session broke off, since it may return."""
         if not self._withdrawn or self._connection is not None or self._other_session is not None:
             return
         if self._unclean:

@@ -1,4 +1,4 @@
-"""The reader actor: reads frames of one track for an HTTP request.
+"""Reads frames of one track for an HTTP request.
 
 It ends with the newest or the requested group or, following, with the track.
 """
@@ -19,7 +19,7 @@ from relay.wire.errors import StreamCode
 
 
 class Over(NamedTuple):
-    """The stream code of a refusal or abort, `None` at the end of the track."""
+    """Stream code of a refusal or abort, `None` at the end of the track."""
 
     code: int | None
     ours: bool = False  # this relay ended it, not the publisher or its absence
@@ -39,7 +39,7 @@ class Reading:
     group: int | None = None  # a sequence; `None`: the newest
     follow: bool = False  # read on until the track ends
     otherwise: tuple[tuple[str, str], ...] = ()
-    """Shorter paths, each with its track there: the longest announced path is read."""
+    """Each with its track there: the longest announced path is read."""
     wait: float = 0.0  # seconds to wait for an announcement
 
 
@@ -52,7 +52,7 @@ class WaitOver(NamedTuple):
 
 
 class ReaderActor(LoopActor):
-    """Stops when it has read everything; stop it to end earlier."""
+    """Stops when it has read everything."""
 
     def __init__(self, runtime: Runtime, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
         super().__init__(runtime)

@@ -27,7 +27,7 @@ class ReportDue(NamedTuple):
 
 
 class Reports:
-    """Reports of one track."""
+    """Of one track."""
 
     __slots__ = (
         *("_budget", "_counters", "_fetches", "_groups", "_owner", "_subscribers", "_track"),
@@ -106,7 +106,7 @@ class Reports:
         return self._track._replace(viewers=viewers, cached_bytes=cache.size, cached_groups=len(cache))
 
     def row(self, upstream: str, now: float) -> TrackRow:
-        """For the debug API; `upstream` is the state of the upstream subscription."""
+        """`upstream` is the state of the upstream subscription."""
         groups, relays = self._groups, self._subscribers.relays
         latest = groups.cache.latest
         return TrackRow(

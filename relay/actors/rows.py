@@ -1,4 +1,4 @@
-"""Rows of the debug API. Their fields are the keys of `/state`, in its order (docs/http.md)."""
+"""Rows of the debug API: the keys of `/state`, in its order (docs/http.md)."""
 
 from __future__ import annotations
 

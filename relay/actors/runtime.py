@@ -1,8 +1,9 @@
 """pykka actors on the asyncio event loop: inbox, future, timers, and the dispatcher of turns.
 
-References, stop, failure and dead letters are pykka's. `Runtime.actors` is the registry: pykka has one per process.
-Only this file uses private names of pykka (4.5); `tests/actors/test_runtime.py` tests them. A turn handles the
-messages that the inbox held at its start; `on_turn_end` then sends the effects of many messages as one.
+References, stop, failure and dead letters are pykka's. `Runtime.actors` is the registry: pykka has one per
+process. Only this file uses private names of pykka (4.5), which `tests/actors/test_runtime.py` tests. A turn
+handles the messages that the inbox held at its start; `on_turn_end` then sends the effects of many messages as
+one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Overrun(NamedTuple):
 
 
 _SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""Handled by pykka: questions, and its own messages."""
+"""By pykka: questions, and its own messages."""
 
 
 class CancelledInActorError(RuntimeError):
@@ -52,7 +53,7 @@ class CancelledInActorError(RuntimeError):
 
 
 class Dispatcher:
-    """Gives actors of one event loop their turns, in order of request."""
+    """Turns of one event loop's actors, in order of request."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)  # a dispatcher ends with its loop
@@ -122,7 +123,7 @@ class LoopInbox:
         dispatcher.wake(actor)
 
     def bound(self, limit: int) -> None:
-        """Queue at most `limit` messages. A sender of more finds the actor ended, and the actor gets `Overrun`."""
+        """A sender of more than `limit` messages finds the actor ended, and the actor gets `Overrun`."""
         self._limit = limit
         self._alarm = min(DEPTH_WARNING, limit)
 
@@ -151,7 +152,7 @@ class LoopInbox:
         self._budget = 1
 
     def get(self) -> Envelope[Any]:
-        """Next message of this turn; `queue.Empty` ends it."""
+        """Of this turn; `queue.Empty` ends it."""
         if self._budget <= 0:
             raise Empty
         self._budget -= 1
@@ -168,7 +169,7 @@ class LoopInbox:
         return len(self._queue)
 
     def waiting_messages(self) -> list[Any]:
-        """Unhandled messages, without questions."""
+        """Unhandled ones, without questions."""
         return [
             item.message if isinstance(item, Envelope) else item
             for item in self._queue
@@ -177,7 +178,7 @@ class LoopInbox:
 
 
 class LoopFuture(pykka.Future[Any]):
-    """A pykka future for `await`. `get` never blocks: it raises if there is no result."""
+    """For `await`. `get` never blocks: it raises if there is no result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,7 +286,7 @@ class LoopActor(pykka.Actor):
         return inbox
 
     def end_now(self) -> None:
-        """Stop at once; queued messages go to `on_dead_letter`."""
+        """Queued messages go to `on_dead_letter`."""
         self._stop()
 
     def on_turn_end(self) -> None:
@@ -298,7 +299,7 @@ class LoopActor(pykka.Actor):
         """Release children, watchers and all else. `error`: the failure, if any."""
 
     def call_later(self, delay: float, message: Any) -> Timer:
-        """Send `message` to this actor in `delay` seconds, unless it ends before."""
+        """In `delay` seconds, unless the actor ends before."""
         timer = Timer(self, delay, message)
         self._timers.add(timer)
         return timer
@@ -400,7 +401,7 @@ class LoopActor(pykka.Actor):
 
 
 def send(ref: Ref, message: Any) -> bool:
-    """Queue a message. False if the receiver has ended."""
+    """False if the receiver has ended."""
     inbox: LoopInbox = ref.actor_inbox  # type: ignore[assignment]
     if inbox.ended:
         return False
@@ -416,7 +417,7 @@ async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa:
 
 
 def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
-    """Kind and queue length of each living actor; a `TrackActor` is a `track`."""
+    """Of each living actor; a `TrackActor` is a `track`."""
     return [
         (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
         for reference in runtime.actors
@@ -424,12 +425,12 @@ def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
 
 
 def halt(ref: Ref) -> None:
-    """Stop an actor after its queued messages, without awaiting that."""
+    """After its queued messages, without awaiting that."""
     send(ref, _ActorStop())
 
 
 async def stop(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109
-    """Stop an actor and await its end; `False` if it had ended."""
+    """And await the end; `False` if it had ended."""
     try:
         await ask(ref, _ActorStop(), timeout=timeout)
     except ActorDeadError:

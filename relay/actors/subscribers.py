@@ -22,7 +22,7 @@ class RangeOverdue(NamedTuple):
 
 
 class Subscriber:
-    """One subscription and its state."""
+    """One subscription."""
 
     __slots__ = ("feed", "key", "overdue", "ref", "relay", "renumbered")
 
@@ -54,7 +54,7 @@ class Subscriber:
 
 
 class Subscribers:
-    """The subscriptions of one track."""
+    """Of one track."""
 
     __slots__ = ("_call_later", "all", "bounded", "changed")
 
@@ -96,7 +96,7 @@ class Subscribers:
             self._unbind(subscriber)
 
     def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
-        """Send one message per subscriber. Returns subscribers that have ended."""
+        """One message per subscriber. Returns subscribers that have ended."""
         shared: dict[Encoding, tuple[m.GroupFragment, ...]] = {}
         lowest, past = MAX_SEQUENCE, False
         for group, _ in touched:
@@ -128,7 +128,10 @@ class Subscribers:
     def complete(
         self, groups: TrackGroups, first: int | None, patience: float, concerns: Callable[[m.Key], bool]
     ) -> list[Subscriber]:
-        """Bounded subscriptions with all groups; late groups get `patience` seconds. `concerns(key)`: older ones may come."""
+        """Bounded subscriptions with all groups; late groups get `patience` seconds.
+
+        `concerns(key)`: older ones may come.
+        """
         latest = groups.seen.last
         complete: list[Subscriber] = []
         for key, subscriber in self.bounded.items():
@@ -145,7 +148,7 @@ class Subscribers:
 
     @staticmethod
     def _is_awaiting(subscriber: Subscriber, groups: TrackGroups) -> bool:
-        """True if a group it wants may grow."""
+        """A group it wants may grow."""
         return not all(map(subscriber.feed.is_over, groups.unfinished.values()))
 
     def overdue(self, key: m.Key, groups: TrackGroups) -> Subscriber | None:

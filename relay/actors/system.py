@@ -29,7 +29,7 @@ STOP_TIMEOUT: Final = 1.0  # seconds for an actor to end
 
 
 class ActorSystem:
-    """The actors of one relay, running."""
+    """Of one relay, running."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class ActorSystem:
             send(actor, m.NewLimits(limits))
 
     def accept(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
-        """Answer a peer once its permissions are known."""
+        """Once the peer's permissions are known."""
         if not send(self.gate, m.Admit(request, versions)):
             request.reject(503, "the relay is about to end")
 
@@ -100,11 +100,11 @@ class ActorSystem:
             request.reject(503, "the relay is about to end")
 
     async def drain(self) -> None:
-        """Return when sessions and readers have left, or their time is up."""
+        """Sessions and readers have left, or their time is up."""
         await self._ask_gate(m.DrainSessions())
 
     async def close_sessions(self, reason: str) -> None:
-        """Return when all connection actors know."""
+        """All connection actors know."""
         await _stop(self.cluster)  # first, or it would dial leaving peers
         await self._ask_gate(m.CloseSessions(reason))
 

@@ -1,4 +1,4 @@
-"""The authenticator: applies `[auth]` to the URL path and `?jwt=` of every session and HTTP request."""
+"""Applies `[auth]` to the URL path and `?jwt=` of every session and HTTP request."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Keys:
 
 
 def load_verifying(file: Path) -> Key:
-    """Load a key that may check tokens. Raises KeyFileError, or OSError."""
+    """Raises KeyFileError, or OSError."""
     key = Key.load(file)
     if "verify" not in key.operations:
         raise KeyFileError(f'{file}: key_ops does not contain "verify"')
@@ -58,7 +58,7 @@ def load_verifying(file: Path) -> Key:
 
 
 class OneKey(Keys):
-    """`[auth] key`: one key, whatever `kid` a token names."""
+    """`[auth] key`: whatever `kid` a token names."""
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -72,7 +72,7 @@ class OneKey(Keys):
 
 
 def token_of(query: str) -> str | None:
-    """`jwt` of a URL query. Raises UnauthorizedError for two: a proxy in front might read the other one."""
+    """`jwt` of a query. Raises UnauthorizedError for two: a proxy in front might read the other one."""
     try:
         # URL parsers cut off a fragment; peers on raw QUIC may send it
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
@@ -146,7 +146,7 @@ class Authenticator:
             raise
 
     async def verify(self, path: str, query: str) -> Permissions:
-        """Permissions of a peer that requests `path?query`. Raises UnauthorizedError."""
+        """Raises UnauthorizedError."""
         token = token_of(query)
         if token:
             claims = await self._claims(token)

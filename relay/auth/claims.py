@@ -1,4 +1,4 @@
-"""Claims: the payload of a token, read strictly, and the permissions it grants at a URL."""
+"""The payload of a token, read strictly, and the permissions it grants at a URL."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CLOCK_SKEW: Final = 10.0
 
 
 class ClaimError(UnauthorizedError):
-    """A claim is of the wrong type, or two of them contradict each other."""
+    """Of the wrong type, or contradictory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The payload of a token. Paths are in normal form, relative to `root`."""
+    """Paths are in normal form, relative to `root`."""
 
     root: str = ""
     publish: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Claims:
             )
 
     def at(self, path: str) -> Permissions:
-        """Permissions at a URL with this path. Raises UnauthorizedError if there are none."""
+        """At a URL with this path. Raises UnauthorizedError if there are none."""
         root = requested_path(path)
         publish, subscribe = (
             reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)
@@ -105,7 +105,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The member `scope` of a JWK: a limit on the grants of the key's tokens. Members as in `Claims`."""
+    """The member `scope` of a JWK: a limit on the grants of the key's tokens."""
 
     root: str = ""
     publish: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""A key: one JWK (RFC 7517), which signs and verifies tokens (RFC 7515, RFC 7519).
+"""A JWK (RFC 7517), which signs and verifies tokens (RFC 7515, RFC 7519).
 
-PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers understand a
-token alike. No message holds a secret or a part of a token.
+PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers
+understand a token alike. No message holds a secret or a part of a token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALGORITHMS: Final = tuple(KINDS)
 
 LONGEST_TOKEN: Final = 8_192  # characters; real ones have some hundred
 
-LARGEST_FILE: Final = 65_536  # bytes of a key file; the largest RSA key has a tenth of that
+LARGEST_FILE: Final = 65_536  # bytes; the largest RSA key has a tenth of that
 
 SIGN: Final = "sign"
 VERIFY: Final = "verify"
@@ -41,12 +41,12 @@ _NOT_A_KEY: Final = "neither a JSON web key nor base64url of one; `moq-token gen
 
 
 class KeyFileError(ValueError):
-    """The key file is unusable. The message begins with its name."""
+    """The message begins with the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A checked key. `load`, `parse`, `generate` and `public` make one."""
+    """Checked; `load`, `parse`, `generate` and `public` make one."""
 
     algorithm: str
     kid: str | None
@@ -129,14 +129,14 @@ class Key:
         return cls(algorithm, kid, frozenset((SIGN, VERIFY)), scope, Material.generate(algorithm))
 
     def public(self) -> Self:
-        """The public half. Raises ValueError for a symmetric key, and for one that may not verify."""
+        """Raises ValueError for a symmetric key, and for one that may not verify."""
         material = self._material.public()
         if VERIFY not in self.operations:
             raise ValueError('the key is not for verifying: its key_ops do not contain "verify"')
         return type(self)(self.algorithm, self.kid, frozenset((VERIFY,)), self.scope, material)
 
     def text(self, *, as_json: bool = False) -> str:
-        """The JWK with its secrets, as base64url, which all tools read, or as JSON."""
+        """With its secrets, as base64url, which all tools read, or as JSON."""
         content: dict[str, Any] = {
             "alg": self.algorithm,
             "key_ops": sorted(self.operations),
@@ -151,7 +151,7 @@ class Key:
         return encode(_compact(content))
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
-        """Write the file at once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
+        """At once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
         if file.exists() and not (replace and file.is_file()):  # never replace a device such as /dev/null
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
@@ -194,7 +194,7 @@ class Key:
         return token
 
     def verify(self, token: str) -> Claims:
-        """The claims of a token of this key, expired or not. Raises UnauthorizedError."""
+        """Expired or not. Raises UnauthorizedError."""
         if VERIFY not in self.operations:
             raise UnauthorizedError('the key is not for verifying: its key_ops do not contain "verify"')
         header, payload, signature = _split(token)
@@ -223,12 +223,12 @@ def random_kid() -> str:
 
 
 def is_kid(text: str) -> bool:
-    """True if the key id is safe in a file name and in a URL."""
+    """Safe in a file name and in a URL."""
     return _KID.fullmatch(text) is not None
 
 
 def token_kid(token: str) -> str | None:
-    """The unverified `kid` of a token, or None. Raises UnauthorizedError."""
+    """Unverified. Raises UnauthorizedError."""
     header = _header(_split(token)[0])
     kid = header.get("kid")
     if "kid" in header and not (isinstance(kid, str) and is_kid(kid)):
@@ -237,7 +237,7 @@ def token_kid(token: str) -> str | None:
 
 
 def unverified_claims(token: str) -> Claims:
-    """Claims without a check of the signature. Raises UnauthorizedError."""
+    """Raises UnauthorizedError."""
     return Claims.parse(_part(_split(token)[1], "payload"))
 
 
@@ -329,7 +329,7 @@ def _operations(content: dict[str, Any]) -> frozenset[str]:
 
 
 def _claim(draft: Path, file: Path) -> None:
-    """Rename `draft`, but never onto another file."""
+    """Never onto another file."""
     try:
         os.link(draft, file)
     except FileExistsError:

@@ -19,7 +19,7 @@ from relay.logger import get_logger
 logger = get_logger("relay.auth")
 
 SUFFIX: Final = ".jwk"
-CACHED: Final = 1_024  # keys; any other costs reading a file
+CACHED: Final = 1_024  # any other costs reading a file
 
 Stamp = tuple[int, int, int]  # inode, size and time of a file's last change
 
@@ -28,7 +28,7 @@ class KeyDirectory(Keys):
     """`[auth] key_dir` with a path."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads all files. Raises KeyFileError for an unusable key, OSError for the directory."""
+        """Raises KeyFileError for an unusable key, OSError for the directory."""
         self._directory = directory
         self._cache: LRUCache[str, tuple[Stamp, Key | None]] = LRUCache(CACHED)
         files = sorted(file for file in directory.iterdir() if file.suffix == SUFFIX)

@@ -24,7 +24,7 @@ LONGEST_EXPONENT: Final = 32  # bits: a check takes time in proportion; real one
 
 
 class Form(NamedTuple):
-    """The members of a type of key, and the messages for bad members."""
+    """Members of a type of key, and the messages for bad ones."""
 
     public: tuple[str, ...]
     private: tuple[str, ...]
@@ -55,7 +55,7 @@ _ORDER: Final = ("kty", "crv", "k", "n", "e", "x", "y", *FORMS["RSA"].private)
 
 
 class Kind(NamedTuple):
-    """The shape of keys of one algorithm."""
+    """Of keys of one algorithm."""
 
     kty: str
     generate: Callable[[], Any]
@@ -74,11 +74,11 @@ KINDS: Final = {
     "ES384": Kind("EC", partial(ec.generate_private_key, ec.SECP384R1()), "P-384", 48),
     "EdDSA": Kind("OKP", ed25519.Ed25519PrivateKey.generate, "Ed25519", 32),
 }
-"""RFC 7518 section 3.1 and RFC 8037 section 3.1; other tools have the same."""
+"""RFC 7518 section 3.1 and RFC 8037 section 3.1."""
 
 
 class MaterialError(ValueError):
-    """Members of a JWK are missing, malformed, or do not belong together."""
+    """Missing, malformed, or not belonging together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Material:
 
 
 def encode(data: bytes) -> str:
-    """base64url without padding, RFC 7515 section 2."""
+    """Without padding, RFC 7515 section 2."""
     return base64url_encode(data).decode()
 
 

@@ -1,4 +1,4 @@
-"""Permissions: the prefixes that a session may publish and subscribe at its URL, and the rules for paths of URLs."""
+"""The prefixes that a session may publish and subscribe at its URL, and the rules for paths of URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_PATH: Final = 2_048
 
 
 class Reason(StrEnum):
-    """The reason of a refusal, for the peer: it says if a new token would help."""
+    """For the peer: it says if a new token would help."""
 
     NEEDED = "token needed"
     BAD = "bad token"
@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 
 class UnauthorizedError(Exception):
-    """Refused. The text is for our log, and never holds a token."""
+    """The text is for our log, and never holds a token."""
 
     status: int = HTTPStatus.UNAUTHORIZED
 
@@ -47,7 +47,7 @@ class UnauthorizedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Prefixes, relative to `root` as all paths of the session: `("",)` is everything, `()` is nothing."""
+    """Prefixes relative to `root`: `("",)` is everything, `()` is nothing."""
 
     root: str = ""
     publish: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def requested_path(path: str) -> str:
-    """Normalize the slashes of a URL's path. Raises UnauthorizedError for an ambiguous one.
+    """Normalize slashes. Raises UnauthorizedError for an ambiguous path.
 
     Honest clients never send `.` and `..`, a slash in percent-encoding, a fragment, or control characters.
     """

@@ -28,7 +28,7 @@ from relay.terminal import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Return the exit status."""
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as leaving:
@@ -81,7 +81,7 @@ def _generate(found: argparse.Namespace) -> None:
 
 
 def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | None]]:
-    """The files of the public key (true) and the private one, in order; None is standard output."""
+    """Public ones (true) and private ones, in order; None is standard output."""
     private = _target(found.key if found.out is None else found.out, found.out_dir, kid)
     if found.public is None and found.public_dir is None:
         return [(False, private)]

@@ -11,15 +11,15 @@ from relay.auth.key import LARGEST_FILE, Key, KeyFileError
 
 
 class Refused(Exception):  # noqa: N818 - it says what happened
-    """The command ends with status 1 and this line."""
+    """Ends the command with status 1 and this line."""
 
 
 class UsageError(Exception):
-    """The command ends with status 2 and this line."""
+    """Ends the command with status 2 and this line."""
 
 
 def read_key(name: str | None) -> Key:
-    """Read the key of `--key`."""
+    """Of `--key`."""
     if name is None:
         raise UsageError("want --key FILE, as `moq-token generate --out FILE` writes it")
     try:
@@ -42,7 +42,7 @@ def _file(name: str, flag: str) -> Path:
 
 
 def read(name: str, flag: str, limit: int, what: str) -> bytes:
-    """Read a file, or standard input."""
+    """Or standard input."""
     try:
         if name != "-":
             with _file(name, flag).open("rb") as stream:
@@ -59,7 +59,7 @@ def read(name: str, flag: str, limit: int, what: str) -> bytes:
 
 
 def put(text: str) -> None:
-    """Print, at once. Raises BrokenPipeError, or Refused."""
+    """At once. Raises BrokenPipeError, or Refused."""
     if sys.stdout is None:
         raise Refused("standard output is closed")
     try:

@@ -64,7 +64,7 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a fault in one line, with the place of help."""
+    """A fault in one line, with the place of help."""
 
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message:
@@ -166,7 +166,7 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     if words and words[0].partition("=")[0] == "--key":
         parser.error(f"want a command: {', '.join(COMMANDS)}")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        # not quoted, like other stray words: it may be a token or a key
+        # not quoted: it may be a token or a key
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         parser.error(
             f"unknown command, did you mean {near[0]}?" if near else f"want one of {', '.join(COMMANDS)}"

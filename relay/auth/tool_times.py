@@ -1,4 +1,4 @@
-"""Human-readable times and durations on the command line. `now` is in seconds since the epoch."""
+"""Times and durations on the command line. `now` is in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def in_utc(moment: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """Write a duration in its two largest units: `1 hour and 30 minutes`."""
+    """In its two largest units: `1 hour and 30 minutes`."""
     rest = max(int(seconds), 0)
     parts = []
     for name, unit in _NAMES.items():

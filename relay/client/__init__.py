@@ -1,8 +1,4 @@
-"""A moq-lite client for asyncio: publish and watch broadcasts over any session. docs/client.md has examples.
-
-Reading order: `client` (called by applications), `endpoint` (the session, and the base of all handles), `watching`,
-`publishing`. The protocol is `relay.moq`.
-"""
+"""A moq-lite client for asyncio: publish and watch broadcasts over any session. docs/client.md has examples."""
 
 from relay.client.client import Client
 from relay.client.errors import (

@@ -1,4 +1,4 @@
-"""A client of one session: its requests, and what it publishes. Two clients can talk to each other."""
+"""A client of one session. Two clients can talk to each other."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Client(Endpoint):
         wait: bool = True,
         **wanted: Unpack[Wanted],
     ) -> Subscription:
-        """Subscribe a track; SubscribeError if the peer refuses. `ordered` asks for older groups first.
+        """SubscribeError if the peer refuses. `ordered` asks for older groups first.
 
         With `describe`, 05 and 06 ask for the track's properties first. With `wait`, 01..04 wait until the peer
         accepts; on 05 and 06, which accept by the first group, a late refusal is raised by the iteration.
@@ -115,7 +115,7 @@ class Client(Endpoint):
         return subscription
 
     async def track_info(self, broadcast: str, track: str) -> TrackProperties:
-        """Ask for a track's properties (05 and 06, else ValueError); TrackInfoError if the peer refuses."""
+        """On 05 and 06, else ValueError; TrackInfoError if the peer refuses."""
         self.check()
         request = self.moq.requests.request_info(checked(broadcast), track)
         try:
@@ -150,6 +150,6 @@ class Client(Endpoint):
         return GroupReader(self, group, start_frame, partial(self.cancel, request), request)
 
     def probe(self) -> Probes:
-        """Ask for the peer's estimates of the connection (03 and newer, else ValueError)."""
+        """The peer's estimates of the connection (03 and newer, else ValueError)."""
         self.check()
         return Probes(self, self.moq.requests.probe())

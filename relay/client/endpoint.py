@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 KEPT: Final = 4_096  # items that a reader may leave unread
-SETUP_TIMEOUT: Final = 10.0  # seconds that a peer has for its part of the set-up
+SETUP_TIMEOUT: Final = 10.0  # seconds for the peer's part of the set-up
 CLOSE_TIMEOUT: Final = 5.0  # seconds for written data to reach the peer, and then for the transport to end
 FLUSH_POLL: Final = 0.005  # seconds between checks for that
 
@@ -73,10 +73,10 @@ class Reader(Handle, Generic[T]):
         error: type[RequestError] = RequestError,
         unread: Any = None,
     ) -> None:
-        """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
+        """`request` is 0 for a reader that is fed by another handle."""
         super().__init__(endpoint)
         self.finished = False  # no more will come
-        self.code: int | None = None  # the code of the peer's refusal or abort, as received
+        self.code: int | None = None  # of the peer's refusal or abort, as received
         self._error = error
         self._request = request
         self._unread: Any = deque(maxlen=KEPT) if unread is None else unread
@@ -126,8 +126,8 @@ class Reader(Handle, Generic[T]):
 class Endpoint(Handle):
     """One end of a session. At its end each wait raises SessionEnded.
 
-    SETUP may choose one of `versions`, `hop` is our origin id (random by default), `max_frame` limits a received
-    frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
+    SETUP may choose one of `versions`, `hop` is our origin id (random by default), `max_frame` limits a
+    received frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Endpoint(Handle):
     ) -> None:
         self.session = session
         self.runtime = runtime
-        self.goaway: str | None = None  # the URI of the peer's GOAWAY, which may be empty
+        self.goaway: str | None = None  # URI, which may be empty
         self.moq = open_session(
             session,
             replace(TRUSTING, frame=max_frame),
@@ -160,7 +160,7 @@ class Endpoint(Handle):
         self._started = False
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._fault: WireError | None = None  # the last fault of the peer
+        self._fault: WireError | None = None  # the last of the peer
         self._released = asyncio.Event()  # the transport has ended
         super().__init__(self)
 
@@ -192,7 +192,7 @@ class Endpoint(Handle):
 
     @property
     def version(self) -> AnyVersion:
-        """RuntimeError before SETUP has decided the version."""
+        """RuntimeError before SETUP has decided it."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")
         return self.moq.version
@@ -237,7 +237,7 @@ class Endpoint(Handle):
         self.flush()
 
     def cancel(self, request: int, code: int | None = None) -> None:
-        """End a request of ours, unless it is over."""
+        """Unless it is over."""
         if (handle := self.handles.pop(request, None)) is not None:
             self.moq.requests.cancel(request, code)
             self.flush()
@@ -276,7 +276,7 @@ class Endpoint(Handle):
         self.flush()
 
     def on_event(self, event: moq.Event) -> None:
-        """All events of the state machine, in order."""
+        """In order."""
         match event:
             case moq.AnnounceRequested():
                 self.moq.serving.announce_initial(event.request)

@@ -1,4 +1,4 @@
-"""Exceptions of a client. `ClientError` is the base; a stream that the peer ended with a code gives a `RequestError`.
+"""Exceptions of a client.
 
 Wrong use (a frame longer than announced, a message the version lacks) is ValueError.
 """
@@ -11,11 +11,11 @@ from typing import ClassVar
 
 
 class ClientError(Exception):
-    """A failure without the caller's doing."""
+    """The base of all."""
 
 
 class SessionEnded(ClientError):
-    """The session is over. `code` is the session code, None if the transport failed or timed out.
+    """`code` is the session code, None if the transport failed or timed out.
 
     `by_peer` tells who closed it; `fault` is the fault of the peer for which we closed it.
     """
@@ -33,7 +33,7 @@ class SessionEnded(ClientError):
 
 
 class RequestError(ClientError):
-    """The peer ended a stream early. `code` is the number as it was received, in the peer's own table."""
+    """The peer ended a stream early. `code` is the number as received, in the peer's own table."""
 
     what: ClassVar[str] = "request refused"
 

@@ -1,4 +1,4 @@
-"""The publishing side of a client: broadcasts and their tracks. `Client.publish` makes publications.
+"""The publishing side of a client.
 
 `PublishedTrack` of `relay.moq` holds the groups and answers the peer; here a task can wait for it.
 """
@@ -16,11 +16,11 @@ from relay.moq import session as moq
 from relay.moq.published import PublishedTrack
 from relay.wire.errors import StreamCode
 
-KEPT_GROUPS: Final = 8  # groups that a track holds for late subscribers and fetches, by default
+KEPT_GROUPS: Final = 8  # held for late subscribers and fetches, by default
 
 
 class TrackWriter(PublishedTrack, Handle):
-    """A track that may be subscribed and fetched."""
+    """May be subscribed and fetched."""
 
     def __init__(self, endpoint: Endpoint, name: str, info: TrackProperties, keep: int) -> None:
         PublishedTrack.__init__(self, endpoint.moq, endpoint.runtime.now, endpoint.flush, name, info, keep)
@@ -104,7 +104,7 @@ class Publication(Handle):
             self._endpoint.flush()
 
     def unannounce(self) -> None:
-        """Withdraw the announcement. Subscriptions continue, and requests for the path are still answered."""
+        """Subscriptions continue, and requests for the path are still answered."""
         if self.announced:
             self.announced = False
             self._endpoint.moq.serving.offer(self.path, None)

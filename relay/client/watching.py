@@ -1,4 +1,4 @@
-"""The watching side of a client, an object for each request: what arrived and is unread, unchanged."""
+"""The watching side of a client, an object for each request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.moq import session as moq
 from relay.moq.session import DatagramReceived, GroupPart, ProbeReceived
 from relay.wire.errors import StreamCode
 
-LATE_GROUPS: Final = 0.2  # seconds, at least, in which late groups are taken: the end can overtake the last
+LATE_GROUPS: Final = 0.2  # seconds, at least: the end can overtake the last groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Change:
 class Announced(Reader[Change]):
     """The announcements under `prefix`, as changes in order (`async for`).
 
-    When the peer ends them, live paths are reported gone, then the iteration stops; a reset raises AnnounceError. More
-    than `KEPT` unread changes are reduced to those that lead to the live paths.
+    When the peer ends them, live paths are reported gone, then the iteration stops; a reset raises
+    AnnounceError. More than `KEPT` unread changes are reduced to those that lead to the live paths.
     """
 
     def __init__(self, endpoint: Endpoint, prefix: str) -> None:
         self.prefix = prefix
         self.origin: int | None = None  # the peer's own hop id, given on 05 and 06 (0: withheld)
-        self.live: dict[str, Change] = {}  # announced now, by path, whether the change was read or not
+        self.live: dict[str, Change] = {}  # by path, whether the change was read or not
         self.complete = False  # the initial set is here; 03 and 04 do not mark it: true from the start
         self._most = KEPT  # unread changes
         request = endpoint.moq.requests.request_announcements(prefix)
@@ -58,13 +58,13 @@ class Announced(Reader[Change]):
         return dict(self.live)
 
     async def wait_for(self, path: str, *, active: bool = True) -> None:
-        """Wait until `path` is announced, or is not. Reads no change."""
+        """Until `path` is announced, or is not. Reads no change."""
         await self.until(lambda: (path in self.live) == active or self._over())
         if active and path not in self.live:
             raise ClientError(f"the peer ended its announcements, {path!r} is not among them")
 
     def close(self) -> None:
-        """End the request: live paths are reported gone."""
+        """Live paths are reported gone."""
         self._endpoint.cancel(self._request)
         for path in list(self.live):
             self.put(Change(path, active=False))
@@ -90,7 +90,8 @@ class Announced(Reader[Change]):
             self.live[item.path] = item
         self._unread.append(item)
         if len(self._unread) > self._most:
-            # Of each path, what leads from its state at the last read, which the first change shows, to that of now.
+            # Of each path, what leads from its state at the last read, which the first change shows, to that of
+            # now.
             first = {change.path: change for change in reversed(self._unread)}
             new = {path for path, change in first.items() if change.active and not change.update}
             gone = (Change(path, active=False) for path in first.keys() - self.live.keys() - new)
@@ -102,7 +103,7 @@ class Announced(Reader[Change]):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame. `timestamp` counts in the track's timescale; None on 01..04, which carry none."""
+    """`timestamp` counts in the track's timescale; None on 01..04, which carry none."""
 
     payload: bytes
     timestamp: int | None = None
@@ -128,7 +129,7 @@ class GroupReader(Reader[Frame]):
         return [frame async for frame in self]
 
     async def pieces(self) -> AsyncIterator[Part]:
-        """Give the start of each frame (on 01..04 its time is the arrival), then its payload as the chunks arrive."""
+        """The start of each frame (on 01..04 its time is the arrival), then its payload as the chunks arrive."""
         while True:
             await self.until(lambda: self._unread.parts or self._over())
             if not self._unread.parts:
@@ -136,7 +137,7 @@ class GroupReader(Reader[Frame]):
             yield self._unread.pop_part()
 
     def stop(self, code: int = StreamCode.CANCELLED) -> None:
-        """Read no more of it: ask the peer to stop sending."""
+        """Ask the peer to stop sending."""
         if not self.finished:
             self._stop(code)
             self.conclude(code)
@@ -154,7 +155,7 @@ class GroupReader(Reader[Frame]):
 
 
 class Probes(Reader[ProbeReceived]):
-    """The peer's estimates of the connection; RequestError if it gives none."""
+    """Of the connection; RequestError if the peer gives none."""
 
     def close(self) -> None:
         self._endpoint.cancel(self._request)
@@ -165,11 +166,11 @@ class Wanted(TypedDict, total=False):
     """Parameters of a subscription. Bounds are inclusive, None removes one. What a version lacks is not sent."""
 
     priority: int  # 0 to 255; tracks with a higher one are sent first
-    max_latency_ms: int  # milliseconds after which a group is skipped; on 06, the history wanted
+    max_latency_ms: int  # after which a group is skipped; on 06, the history wanted
     start_group: int | None
     end_group: int | None
-    start_frame: int  # the first frame wanted of the first group (06)
-    end_frame: int | None  # the last frame wanted of the last group (06)
+    start_frame: int  # of the first group (06)
+    end_frame: int | None  # of the last group (06)
 
 
 def params_of(wanted: Wanted, before: SubscribeParams) -> SubscribeParams:
@@ -183,18 +184,18 @@ def params_of(wanted: Wanted, before: SubscribeParams) -> SubscribeParams:
 class Subscription(Reader[GroupReader]):
     """A running subscription: its groups in order of arrival (`async for`), and the peer's replies.
 
-    The iteration stops when the track has ended and all groups were read; SubscribeError if the peer aborts. Of more
-    than `KEPT` unread groups the oldest are stopped.
+    The iteration stops when the track has ended and all groups were read; SubscribeError if the peer aborts. Of
+    more than `KEPT` unread groups the oldest are stopped.
     """
 
     def __init__(
         self, endpoint: Endpoint, request: moq.SubscribeRequested, info: TrackProperties | None
     ) -> None:
         self.info = info
-        self.request = request  # as it was sent, with the updates since
+        self.request = request  # as sent, with the updates since
         self.ok: moq.SubscriptionStarted | None = None
         self.end: int | None = None  # the first sequence that will never be sent (05 and 06)
-        self.received = 0  # groups that arrived, read or not, datagrams among them
+        self.received = 0  # groups, read or not, datagrams among them
         self.datagrams = Reader[DatagramReceived](endpoint)
         """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
         self.drops: deque[moq.SubscriptionDropped] = deque(maxlen=KEPT)  # ranges that the peer declared lost
@@ -220,7 +221,7 @@ class Subscription(Reader[GroupReader]):
         self._endpoint.flush()
 
     async def close(self) -> None:
-        """Unsubscribe. Open groups are dropped."""
+        """Open groups are dropped."""
         self._leave(None)
 
     def reset(self, code: int = StreamCode.CANCELLED) -> None:
@@ -286,7 +287,7 @@ class Subscription(Reader[GroupReader]):
         return super()._over() and (self._is_complete() or self._request not in self._endpoint.handles)
 
     def _is_complete(self) -> bool:
-        """True if every group from the first to the last has arrived, or was declared lost."""
+        """Every group from the first to the last has arrived, or was declared lost."""
         if self.end is None or self.ok is None or self.ok.group is None:
             return self.end == 0
         lost = sum(drop.end - drop.start + 1 for drop in self.drops)

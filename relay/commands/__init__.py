@@ -1,1 +1,1 @@
-"""Commands beside the relay itself. Each is a module with `main`."""
+"""Commands beside the relay itself: modules with `main`."""

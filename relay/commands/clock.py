@@ -1,7 +1,7 @@
 """The command `moq-clock`: publishes the time through a relay, or watches it. The smallest use of `relay.client`.
 
-It prints neither the token nor control characters of a publisher. A group is one minute. Its first frame is the text
-`2026-11-22 07:30:`, each further one two digits of seconds.
+It prints neither the token nor control characters of a publisher. A group is one minute: the text `2026-11-22
+07:30:`, then two digits of seconds a frame.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ REFUSALS: Final = frozenset(
 )
 """Session codes after which another attempt would end the same way.
 
-The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that newer relays carry as application
-codes.
+The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that
+newer relays carry as application codes.
 """
 
 MINUTE: Final = "%Y-%m-%d %H:%M:"
@@ -100,7 +100,7 @@ exit status: 0 stopped by a signal, 1 the relay refused or failed for good, 2 wr
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, read."""
+    """Of the command line."""
 
     command: str
     url: str  # with the token in its query: never shown
@@ -118,7 +118,7 @@ class Options:
 async def seconds(
     now: Callable[[], datetime], sleep: Callable[[float], Awaitable[object]]
 ) -> AsyncIterator[datetime]:
-    """Each second once: a timer may fire early."""
+    """A timer may fire early."""
     last: datetime | None = None
     while True:
         moment = now().replace(microsecond=0)
@@ -144,7 +144,7 @@ async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> Non
 
 
 async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
-    """One line for each second of a group; missing seconds of an aborted one are skipped."""
+    """A line a second; missing seconds of an aborted group are skipped."""
     minute = ""
     with contextlib.suppress(GroupAborted):
         async for frame in group:
@@ -200,7 +200,7 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
 
 
 async def attend(client: Client, work: Awaitable[None]) -> None:
-    """Do `work` until it fails or the session ends; raises SessionEnded then."""
+    """Until `work` fails or the session ends; raises SessionEnded then."""
     working = asyncio.ensure_future(work)
     ending = asyncio.ensure_future(client.closed())
     try:
@@ -258,7 +258,7 @@ async def connect(options: Options) -> Client:
 
 
 async def until_stopped(options: Options) -> None:
-    """Until a signal says stop; then close in order."""
+    """Until a signal says stop."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -272,7 +272,7 @@ async def until_stopped(options: Options) -> None:
 
 
 def put_line(text: str) -> None:
-    """Print at once, for readers of a pipe."""
+    """At once, for readers of a pipe."""
     try:
         terminal.write(f"{text}\n")
     except BrokenPipeError:
@@ -287,7 +287,7 @@ def say(text: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a fault in one line, with the place of help."""
+    """A fault in one line, with the place of help."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
@@ -420,7 +420,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Return the exit status."""
     terminal.open_closed_streams()
     try:
         options = read_options(argv)

@@ -14,7 +14,7 @@ WANTED = 'expected host:port, e.g. "[::]:443"'
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port. `parse` reads the text that `str()` returns."""
+    """`parse` reads the text that `str()` returns."""
 
     host: str  # name or numeric address, without brackets; `""` is every interface
     port: int  # 0 lets the system choose
@@ -44,14 +44,14 @@ class Address:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The hosts to bind: `localhost` is both loopbacks, `""` is `::` (dual stack)."""
+        """To bind: `localhost` is both loopbacks, `""` is `::` (dual stack)."""
         if self.host.lower() == "localhost":
             return ("127.0.0.1", "::1")
         return (self.host or "::",)
 
 
 def is_host(text: str) -> bool:
-    """True for a host name or an IP address (IPv6 without brackets)."""
+    """A host name or an IP address (IPv6 without brackets)."""
     if _is_ip(text, 4) or _is_ip(text, 6):
         return True
     # digits and dots alone are a mistyped IPv4 address
@@ -59,12 +59,12 @@ def is_host(text: str) -> bool:
 
 
 def is_authority(text: str) -> bool:
-    """True for `host` and `host:port` as in a URL, with brackets around IPv6."""
+    """`host` and `host:port` as in a URL, with brackets around IPv6."""
     return bool(host_of(text))
 
 
 def host_of(authority: str) -> str:
-    """The host, without brackets; `""` if `authority` is invalid."""
+    """Without brackets; `""` if `authority` is invalid."""
     try:
         return Address.parse(authority).host
     except ValueError:
@@ -76,7 +76,7 @@ def host_of(authority: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True if `host`, a name or an address without brackets, is this machine."""
+    """`host`, a name or an address without brackets, is this machine."""
     if host.lower() == "localhost":
         return True
     try:

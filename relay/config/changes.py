@@ -25,7 +25,7 @@ LIVE: Final[tuple[Keys, ...]] = (
     ("web", "https", "key"),
     ("internal", "hosts"),
 )
-"""Tables and keys that take effect at a reload; all others need a restart."""
+"""All other tables and keys need a restart."""
 
 
 def _differences(old: object, new: object, keys: Keys = ()) -> Iterator[Keys]:
@@ -45,7 +45,7 @@ def _names(table: object) -> tuple[str, ...]:
 
 
 def taken_over(old: Config, new: Config) -> Config:
-    """`old` with all of `new` that takes effect at a reload."""
+    """With all of `new` that takes effect at a reload."""
     https = new.web.https
     for place in LIVE:
         # HTTPS without files continues until a restart
@@ -63,5 +63,5 @@ def _with(old: ModelT, new: ModelT, place: Keys) -> ModelT:
 
 
 def listed(old: Config, new: Config) -> str:
-    """The keys whose values differ: `[server.tls] cert, [limits] sessions`."""
+    """Of different values: `[server.tls] cert, [limits] sessions`."""
     return ", ".join(f"[{'.'.join(keys[:-1])}] {keys[-1]}" for keys in _differences(old, new))

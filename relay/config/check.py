@@ -1,4 +1,4 @@
-"""Faults of a configuration with valid keys: combinations without sense, and unreadable files (which stay closed)."""
+"""Faults of a configuration with valid keys: combinations without sense, and unreadable files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.config.tables import Config
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of the configuration."""
+    """One fault."""
 
     keys: Keys  # or the table, if `missing`
     text: str
@@ -75,7 +75,7 @@ def _files(config: Config) -> Iterator[Problem]:
 
 
 def unreadable(file: Path) -> str | None:
-    """The reason why `file` cannot be read, or None."""
+    """Why `file` cannot be read."""
     return _unusable(file, "file", "is a directory, expected a file", os.R_OK, folder=False)
 
 
@@ -83,13 +83,13 @@ _KEY_DIR: Final = "expected a directory with one {kid}.jwk for each key"
 
 
 def unreadable_directory(directory: Path) -> str | None:
-    """The reason why its files cannot be read, or None."""
+    """Why its files cannot be read."""
     needed = os.R_OK | os.X_OK
     return _unusable(directory, f"directory, {_KEY_DIR}", f"is a file, {_KEY_DIR}", needed, folder=True)
 
 
 def unwritable_directory(directory: Path) -> str | None:
-    """The reason why it cannot hold new files, or None."""
+    """Why it cannot hold new files."""
     absent, needed = "directory, expected one that exists", os.R_OK | os.W_OK | os.X_OK
     return _unusable(directory, absent, "is a file, expected a directory", needed, folder=True)
 

@@ -16,10 +16,10 @@ ENV_PREFIX: Final = "MOQ_"
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """An option that has another name here, or none."""
+    """It has another name here, or none."""
 
     path: str  # place in their file: `listen.tls.cert`
-    here: str | None = None  # place in our file of the equivalent; None: there is none
+    here: str | None = None  # place in our file of the equivalent
     note: str = ""
 
     @property
@@ -71,7 +71,7 @@ _QUIC: Final[Rows] = {
     "qlog": ("server.qlog_dir", ""),
     **_absent("", "send_window preferred_v4 preferred_v6 lb_id lb_nonce"),
 }
-"""Keys below a QUIC table: one in older releases, later one per direction."""
+"""Below a QUIC table: one in older releases, later one per direction."""
 
 # keys of [server.quic] with the same name here, in files only
 _SAME_OF_QUIC: Final = ("idle_timeout", "keep_alive", "mtu_discovery")
@@ -152,7 +152,7 @@ def _table() -> dict[str, Foreign]:
 
 FOREIGN: Final[Mapping[str, Foreign]] = _table()  # by place in their file
 
-_FLAGS: Final[Mapping[str, str]] = {  # flags that are not the path with hyphens
+_FLAGS: Final[Mapping[str, str]] = {  # that are not the path with hyphens
     "connect": "connect.url",
     "client-connect": "client.connect",
     "client-connect-timeout": "client.timeout",
@@ -176,7 +176,7 @@ _FLAGS: Final[Mapping[str, str]] = {  # flags that are not the path with hyphens
 
 
 def _named() -> dict[str, Foreign]:
-    """By name in lower case with hyphens, as in flags and variables."""
+    """In lower case with hyphens, as in flags and variables."""
     found = {path.replace(".", "-").replace("_", "-"): entry for path, entry in FOREIGN.items()}
     # both relays have tables `client` and `server`, with keys of equal names in files only
     ours = {
@@ -193,7 +193,7 @@ _NAMED: Final = _named()
 
 
 def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, ...], Foreign | None]]:
-    """The places below `keys` with their options, None for an unknown one; empty if `keys` is unknown."""
+    """Places below `keys` with their options, None for an unknown one; empty if `keys` is unknown."""
     path = ".".join(keys)
     if not isinstance(value, dict) or not any(known.startswith(f"{path}.") for known in FOREIGN):
         return [(keys, FOREIGN[path])] if path in FOREIGN else []

@@ -27,8 +27,8 @@ def load(
 ) -> Config:
     """Return `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
 
-    Without a file and options (`[log]` aside) it is `Config.demo`. `warn` gets a line for each unused variable that
-    looks like ours. Raises ConfigError with every problem.
+    Without a file and options (`[log]` aside) it is `Config.demo`. `warn` gets a line for each unused variable
+    that looks like ours. Raises ConfigError with every problem.
     """
     problems: list[str] = []
     environ = os.environ if environ is None else environ
@@ -43,7 +43,7 @@ def load(
 
 
 def _validated(tables: Tables, origins: Origins) -> tuple[Config, list[str]]:
-    """The configuration and its faults; a wrong key counts as absent."""
+    """With the faults; a wrong key counts as absent."""
     faults: list[str] = []
     wrong: set[Keys] = set()
     mistyped: set[Keys] = set()

@@ -1,4 +1,4 @@
-"""Options: flags, environment variables and help of the file's keys. Tables define them with `setting`."""
+"""Flags, environment variables and help of the file's keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from relay.wire.version import ALL_VERSIONS
 
-Keys = tuple[str, ...]  # place in the file, by segments
+Keys = tuple[str, ...]  # place in the file
 
 
 class Metavar(str):
@@ -21,10 +21,10 @@ class Metavar(str):
 
 
 class Kind(Enum):
-    """How to read the text of a flag or variable."""
+    """Of the text of a flag or variable."""
 
     TEXT = "text"
-    LIST = "list"  # items between commas; a repeated flag adds to the list
+    LIST = "list"  # between commas; a repeated flag adds items
 
     BOOL = "bool"
     NUMBER = "number"
@@ -32,18 +32,18 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Its table gives the help, and spellings that differ from its place."""
+    """Its table gives the help, and spellings that differ from its place."""
 
     help: str
     flag: str = ""  # if it is not the place with hyphens
     aliases: tuple[str, ...] = ()
-    """Second names of the key, in the same table; flags and variables follow from them, too."""
+    """In the same table; flags and variables follow from these names, too."""
 
-    variable: str = ""  # a variable of other programs, stronger than ours
-    unset: str = "none"  # what happens without a value, if there is no default to show
+    variable: str = ""  # of other programs, stronger than ours
+    unset: str = "none"  # without a value, if there is no default to show
     secret: bool = False  # never repeated in messages: the value may be a secret in place of a file name
     hidden: bool = False  # never shown at all: the value is a secret
-    empty: bool = False  # the empty text is a value; elsewhere it is as good as none
+    empty: bool = False  # the empty text is a value
 
     keys: Keys = ()
     metavar: str = ""
@@ -52,7 +52,7 @@ class Option:
 
     @property
     def path(self) -> str:
-        """Place in the file: `server.tls.cert`."""
+        """Such as `server.tls.cert`."""
         return ".".join(self.keys)
 
     @property
@@ -78,7 +78,7 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """The default as an operator writes it, or the effect of no value."""
+        """As an operator writes it, or the effect of no value."""
         value = self.default
         if value is None or value == ():
             return self.unset
@@ -88,14 +88,14 @@ class Option:
 
 
 def setting(default: Any, text: str, flag: str = "", **more: Any) -> Any:
-    """The default of a table's key, with its `Option`."""
+    """With its `Option`."""
     field = Field(default)
     field.metadata.append(Option(text, flag, **more))
     return field
 
 
 def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterator[Option]:
-    """The options in a table and the tables inside it; `value` has the defaults."""
+    """Also of the tables inside; `value` has the defaults."""
     for name, field in model.model_fields.items():
         place, default = (*keys, name), getattr(value, name, None)
         types = (field.annotation, *get_args(field.annotation))

@@ -1,4 +1,4 @@
-"""A relay to join, `[cluster] root`: a name, a URL, or a table of a URL and a token. No message repeats a token."""
+"""`[cluster] root`: a name, a URL, or a table of a URL and a token. No message repeats a token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WANTED: Final = (
 )
 _TABLE: Final = '{ url = "https://relay.example.com", token = "relay.jwt" }'
 _JWT: Final = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
-"""A token in place of its file's name: it begins with a JSON object in base64url."""
+"""In place of its file's name: it begins with a JSON object in base64url."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Root:
 
     target: str  # `host[:port]`, or a URL without a query
     token: Path | None = None
-    """File with the token for this relay; default: `[cluster] token`."""
+    """Default: `[cluster] token`."""
 
     jwt: str | None = field(default=None, repr=False)  # the token itself
 
@@ -34,7 +34,7 @@ class Root:
 
 
 def parse_root(item: object) -> Root:
-    """Read one item. ValueError says what would be right."""
+    """ValueError says what would be right."""
     if isinstance(item, str):
         return _from_text(item)
     if isinstance(item, Mapping):
@@ -85,7 +85,7 @@ def _from_table(table: Mapping[object, object]) -> Root:
 
 
 def parse_roots(raw: object) -> tuple[Root, ...]:
-    """Read one relay or a list of them, without repetitions."""
+    """One relay or a list of them, without repetitions."""
     items = raw if isinstance(raw, list | tuple) else (raw,)
     roots: dict[str, Root] = {}
     for item in items:

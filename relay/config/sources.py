@@ -1,4 +1,4 @@
-"""The sources of values, in order of precedence: flags, environment variables, a TOML file."""
+"""In order of precedence: flags, environment variables, a TOML file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UD
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. Each line of the text is one problem."""
+    """Each line of the text is one problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -44,14 +44,14 @@ class Given:
 
     option: Option
     value: object
-    origin: str  # name of the variable or flag, for messages
+    origin: str  # for messages
 
 
 # File
 
 
 def read_file(file: Path) -> Tables:
-    """The tables of a TOML file. Raises ConfigError."""
+    """Of a TOML file. Raises ConfigError."""
     text = ""
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -89,7 +89,7 @@ def _check_size(value: object, depth: int = 0) -> None:
 
 
 def _syntax(message: str, text: str) -> str:
-    """Put the position in front: `line 3, column 8: expected "=" after a key`."""
+    """With the position in front: `line 3, column 8: expected "=" after a key`."""
     reason, _, place = message.rstrip(")").rpartition(" (at ")
     found = re.fullmatch(r"line (\d+), column (\d+)", place)
     if found:
@@ -103,7 +103,7 @@ def _syntax(message: str, text: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
-    """The values of our variables."""
+    """Of our variables."""
     for option in OPTIONS:
         texts = {
             name: environ[name]
@@ -118,7 +118,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterato
 
 
 def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Unknown variables, without their values: one may be a secret."""
+    """Without their values: one may be a secret."""
     known = {name for option in OPTIONS for name in option.env} | {compiled.PURE}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
@@ -140,7 +140,7 @@ def _counts(option: Option, name: str, text: str) -> bool:
 
 
 def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterator[Given]:
-    """`flags` are pairs such as `("--listen", "[::]:443")`."""
+    """Pairs such as `("--listen", "[::]:443")`."""
     texts: dict[str, list[str]] = {}
     for flag, text in flags:
         texts.setdefault(flag, []).append(text)
@@ -152,7 +152,7 @@ def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterato
 
 
 def _value(option: Option, texts: Sequence[str]) -> object:
-    """Read text as the option's kind; the tables refuse what stays text."""
+    """As the option's kind; the tables refuse what stays text."""
     if option.kind is Kind.LIST:
         items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
         # only the empty text itself: a comma too many must not open everything
@@ -196,7 +196,7 @@ def merge(
 
 
 class Origins:
-    """The origin of each value, and the key that spelled it."""
+    """Of each value, and the key that spelled it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -204,7 +204,7 @@ class Origins:
         self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        """Or the origin of a table's first part."""
+        """Or of a table's first part."""
         parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
         return self.names.get(keys) or next(parts, self.file)
 

@@ -44,7 +44,7 @@ from relay.wire.version import ALL_VERSIONS
 
 
 class ServerTls(Table):
-    """`[server.tls]`: certificates of the QUIC endpoint; the i-th of `cert` belongs to the i-th of `key`."""
+    """`[server.tls]`: the i-th of `cert` belongs to the i-th of `key`."""
 
     cert: Files = setting((), "PEM certificate chains", "--tls-cert")
     key: Files = setting((), "PEM private keys, one for each certificate, in the same order", "--tls-key")
@@ -302,7 +302,7 @@ class Config(Table):
 
     @property
     def http_listen(self) -> Address | None:
-        """The address of plain HTTP: that of QUIC, over TCP, unless `[web.http]` or `[web.https]` is set.
+        """Of plain HTTP: that of QUIC, over TCP, unless `[web.http]` or `[web.https]` is set.
 
         Port 0 there means the port that the system chose for QUIC.
         """
@@ -312,7 +312,7 @@ class Config(Table):
 
     @property
     def internal_listen(self) -> Address:
-        """The address of the operator's HTTP; by default one of this machine only."""
+        """Of the operator's HTTP; by default one of this machine only."""
         if self.internal.listen is not None:
             return self.internal.listen
         port = self.server.listen.port

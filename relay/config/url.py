@@ -1,4 +1,4 @@
-"""The URL of a key server, in place of a directory: its syntax, and the part that messages may repeat."""
+"""The URL of a key server, in place of a directory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _EXAMPLE = 'e.g. "https://keys.example.com/moq"'
 
 
 def is_url(text: str) -> bool:
-    """True for a URL, valid or not; False for a path."""
+    """Valid or not; False for a path."""
     return _SCHEME.match(text.strip()) is not None
 
 
 def key_server(text: str) -> str:
-    """The URL without slashes at its end. ValueError says what would be right, without the URL."""
+    """Without slashes at its end. ValueError says what would be right, without the URL."""
     text = text.strip()
     found = _SCHEME.match(text)
     scheme = found[0].lower() if found else ""

@@ -1,4 +1,4 @@
-"""The words of messages: a value's place, the value without secrets, and what would be right."""
+"""A value's place, the value without secrets, and what would be right."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from relay.config.values import short
 from relay.model.limits import Limits
 from relay.quic.settings import QuicSettings
 
-_SHORTEST_SECRET: Final = 32  # characters; secrets have more
+_SHORTEST_SECRET: Final = 32  # characters
 
 _OPENING: Final = re.compile("public|disable.verify")
 _NEARLY: Final = 0.85
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
+    """Of a mistyped name; one that opens access or trusts more only if nearly equal."""
     found = difflib.get_close_matches(name, known, n=1)
     if found and _OPENING.search(found[0].lower()):
         found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
@@ -42,12 +42,12 @@ def nearest_key(name: str, known: Iterable[str]) -> str | None:
 
 
 def label(keys: Keys) -> str:
-    """The place of a key: `[server.tls] cert`."""
+    """Such as `[server.tls] cert`."""
     return f"[{'.'.join(map(short, keys[:-1]))}] {short(keys[-1])}" if keys[:-1] else short(keys[-1])
 
 
 def shown(keys: Keys, value: object) -> str:
-    """Write ` = value`, without a secret, or a possible one in place of a file name."""
+    """Without a secret, or a possible one in place of a file name."""
     if any(option.hidden and option.keys == keys for option in OPTIONS):
         return ""
     if any(option.secret and option.keys == keys for option in OPTIONS):
@@ -64,7 +64,7 @@ def shown(keys: Keys, value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as in the file, shortened, and a URL without secrets."""
+    """As in the file, shortened, and a URL without secrets."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
@@ -79,7 +79,7 @@ def quoted(value: object) -> str:
 
 
 def wanted(error: ErrorDetails) -> str:
-    """What would be right instead of a refused value."""
+    """Instead of a refused value."""
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])
@@ -98,7 +98,7 @@ def wanted(error: ErrorDetails) -> str:
 
 
 def unknown(keys: Keys, value: object) -> str:
-    """Describe a key or table that does not exist."""
+    """A key or table that does not exist."""
     table, name = keys[:-1], keys[-1]
     known = SCHEMA[table]
     near = nearest_key(name, known)

@@ -9,7 +9,7 @@ PREFIX_V6: Final = 64  # bits of a customer's IPv6 network
 
 
 def address_of(remote: str) -> str:
-    """The IPv4 address of `remote` (`host` or `host:port`), the network of an IPv6 address, or the host."""
+    """The IPv4 address of `remote` (`host` or `host:port`), the IPv6 network, or the host."""
     host = remote.removeprefix("[").partition("]")[0] if remote.startswith("[") else remote
     if host.count(":") == 1:
         host = host.partition(":")[0]
@@ -25,7 +25,7 @@ def address_of(remote: str) -> str:
 
 
 def readable_host(host: str) -> str:
-    """IPv4 addresses from a dual-stack socket appear as IPv4."""
+    """A dual-stack socket's IPv4 addresses as IPv4."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The queue of one subscription: order of its open and unsent groups, and the groups a slow peer skips.
+"""The queue of one subscription: order of its groups, and the groups a slow peer skips.
 
 Decides only: `relay.moq.delivery` writes and resets. `now` is in seconds. Reasons: docs/architecture.md.
 """
@@ -21,7 +21,7 @@ TURN = 4
 
 
 class Stream(Protocol):
-    """A group stream, as the backlog sees it."""
+    """As the backlog sees it."""
 
     @property
     def unsent(self) -> int:
@@ -41,19 +41,19 @@ S = TypeVar("S", bound=Stream)
 
 
 class Reason(Enum):
-    """Reason to skip a group."""
+    """To skip a group."""
 
     TOO_FAR_BEHIND = "too_far_behind"
     DELIVERY_TIMEOUT = "delivery_timeout"  # later than the subscriber's latency
 
 
 def send_priority(priority: int, rank: int, *, promoted: bool = False) -> int:
-    """Order of sending: track priority, then promotion, then rank; higher is earlier."""
+    """Track priority, then promotion, then rank; higher is earlier."""
     return (priority << RANK_BITS + 1) | (promoted << RANK_BITS) | (rank & ((1 << RANK_BITS) - 1))
 
 
 class Ranks:
-    """Numbers the groups of one session as they begin, across tracks."""
+    """Numbers the groups of one session, across tracks."""
 
     __slots__ = ("_next",)
 
@@ -61,7 +61,6 @@ class Ranks:
         self._next = itertools.count(1)
 
     def fresh(self) -> int:
-        """Above all ranks so far."""
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
@@ -119,7 +118,7 @@ class Flow:
 
 
 class Backlog(Generic[S]):
-    """The group streams of one subscription that are open or not fully sent."""
+    """Group streams that are open or not fully sent."""
 
     def __init__(self, limits: Limits, ranks: Ranks, priority: int) -> None:
         self._limits = limits
@@ -132,7 +131,7 @@ class Backlog(Generic[S]):
         self._ordered = False
         self._latency = 0.0
         self._patience = limits.backlog_time
-        self.unsent = 0  # bytes queued at the last `measure` or `waiting`, plus all written since
+        self.unsent = 0  # bytes queued at the last `measure` or `waiting`, and all written since
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -161,7 +160,7 @@ class Backlog(Generic[S]):
         self.unsent = sum(sending.stream.unsent for sending in self._groups.values())
         return self.unsent
 
-    # --- the subscriber's parameters -------------------------------------------------------------------------------
+    # --- the subscriber's parameters
 
     def prefer(self, priority: int, *, ordered: bool, latency: float) -> None:
         """`latency`: seconds; 0 leaves it to the relay."""
@@ -182,13 +181,13 @@ class Backlog(Generic[S]):
         order = send_priority(self.priority, sending.rank, promoted=sending.promoted)
         sending.stream.prioritize(order)
 
-    # --- groups ----------------------------------------------------------------------------------------------------
+    # --- groups
 
     def rank(self, sequence: int) -> int:
         if self._ordered:
             if not self._groups:
                 return self._ranks.fresh()
-            # among tracks of equal priority, the oldest group sets the subscription's rank
+            # among tracks of equal priority, the oldest group sets the rank
             oldest = self._groups[min(self._groups)]
             if sequence > oldest.sequence and not oldest.promoted:
                 oldest.rank = self._ranks.fresh()
@@ -220,7 +219,7 @@ class Backlog(Generic[S]):
         self.unsent += size
         self._flow.add(size, now, self._patience)
 
-    # --- order and skips -------------------------------------------------------------------------------------------
+    # --- order and skips
 
     def review(self, waiting: list[Waiting[S]], now: float, *, begins: bool) -> list[GivenUp[S]]:
         """Reorder `waiting` before a write; returns skipped groups. A slow peer skips only when a group `begins`."""
@@ -250,7 +249,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def shed(self) -> list[GivenUp[S]]:
-        """The session queues too much: skip the oldest queued group, if any."""
+        """The session queues too much: skip the oldest queued group."""
         waiting = self.waiting()
         given_up: list[GivenUp[S]] = []
         if waiting:
@@ -259,7 +258,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def waiting(self) -> list[Waiting[S]]:
-        """Groups with unsent bytes; forgets complete, sent ones."""
+        """Forgets complete, sent groups."""
         waiting: list[Waiting[S]] = []
         total = 0
         for sending in tuple(self._groups.values()):
@@ -288,7 +287,7 @@ class Backlog(Generic[S]):
         self._place(sending)
 
     def _finish(self, waiting: list[Waiting[S]], now: float) -> None:
-        """Promote groups more than half sent and soon done: else a slow peer gets beginnings and no ends."""
+        """Promote groups more than half sent and soon done: else a slow peer gets no ends."""
         soon = self._flow.within(now, self._limits.backlog_time / TURN)
         for sending, unsent in waiting:
             if not sending.open and not sending.promoted and unsent <= min(sending.size // 2, soon):

@@ -1,6 +1,7 @@
 """The cache policy of a track.
 
-The newest unbroken group stays; others for `GroupCache.age` seconds, within `Limits.cache_groups`, `cache_track`.
+The newest unbroken group stays; others for `GroupCache.age` seconds, within `Limits.cache_groups`,
+`cache_track`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ G = TypeVar("G", bound=Group)
 
 
 class GroupCache(Generic[G]):
-    """The groups of one track."""
+    """Of one track."""
 
     __slots__ = ("_limits", "age", "floor", "groups", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
         self.groups: dict[int, G] = {}  # by sequence; only `add` and `empty` change it
         self._limits = limits
-        self.age = limits.cache_age  # seconds that a group stays after a newer one came
+        self.age = limits.cache_age  # seconds after a newer group came
         self.latest: G | None = None
         self.floor = 0  # lower sequences are rejected: `floor - 1` was evicted
         self.size = 0  # bytes
@@ -39,7 +40,7 @@ class GroupCache(Generic[G]):
 
     @property
     def newest(self) -> G | None:
-        """The newest group that was not aborted: late viewers start with it."""
+        """Not aborted: late viewers start with it."""
         latest = self.latest
         if latest is None or latest.code is None:
             return latest
@@ -56,7 +57,7 @@ class GroupCache(Generic[G]):
         return None
 
     def add(self, group: G) -> bool:
-        """False if the group is a duplicate, or older than an evicted one and not requested again."""
+        """False for a duplicate, or older than an evicted one and not requested again."""
         if group.sequence in self.groups or (group.sequence < self.floor and not group.past):
             return False
         self.groups[group.sequence] = group
@@ -75,7 +76,7 @@ class GroupCache(Generic[G]):
         group.clear()
 
     def start_of(self, params: SubscribeParams, max_age: int) -> int:
-        """First sequence for a new subscription; `max_age`: its history in the track's timescale."""
+        """First sequence of a new subscription; `max_age`: its history in the track's timescale."""
         floor = params.start_group or 0
         if params.start_group is not None and not params.start_is_floor:
             return floor
@@ -83,21 +84,21 @@ class GroupCache(Generic[G]):
         return max(floor, self.start(max_age) or 0)
 
     def start(self, max_age: int) -> int | None:
-        """Oldest sequence not expired for a subscriber that accepts `max_age`."""
+        """Oldest sequence not expired for `max_age`."""
         newest = self.newest
         # below the floor groups have gaps: some still arrive
         groups = [group for group in self if group.sequence >= self.floor or group is newest]
         return oldest_fresh(groups, max_age)
 
     def covers(self, max_age: int) -> bool:
-        """True if all groups before the oldest are expired for `max_age`."""
+        """All groups before the oldest are expired for `max_age`."""
         groups = [group for group in self if group.sequence >= self.floor and group.code is None]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         oldest = groups[0].first_timestamp if groups else None
         return newest is not None and oldest is not None and newest - oldest >= max_age
 
     def evict(self, now: float) -> list[G]:
-        """Apply the policy. Returns the evicted groups: open ones must be aborted."""
+        """Returns the evicted groups: open ones must be aborted."""
         dropped: list[G] = []
         newest = self.newest
         for group in self.groups.values():
@@ -140,7 +141,7 @@ class GroupCache(Generic[G]):
 
 
 def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
-    """The oldest of `groups` (in order) that is neither aborted nor expired; `None` if there is none.
+    """The oldest of `groups` (in order) neither aborted nor expired.
 
     A group expires when its successor's first timestamp is `max_age` (track units) older than the newest (06).
     """

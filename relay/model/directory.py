@@ -23,11 +23,11 @@ from relay.model.withdrawals import SETTLE, Withdrawals
 
 
 class Notice(Enum):
-    """News for a publication's session or broadcast."""
+    """For a publication's session or broadcast."""
 
     CHECK_ALIVE = auto()  # another session announced the path: ping
     ROUTE_CHANGED = auto()  # its relay has another route, or none
-    PUBLISHER_LOST = auto()  # the session is dead and another publishes the path: viewers ask again
+    PUBLISHER_LOST = auto()  # and another publishes the path: viewers ask again
     WITHDRAWN = auto()  # `broadcast_over` follows its last track
 
 
@@ -39,7 +39,7 @@ class Notify(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Effect: route the requests again that wait for a lingering publication."""
+    """Effect: route again the requests that wait for a lingering publication."""
 
     publication: Publication
 
@@ -58,7 +58,7 @@ class Settled(NamedTuple):
 
 
 class Later(NamedTuple):
-    """Effect: call `on_timer` with `timer` in `seconds`."""
+    """Effect: call `on_timer` in `seconds`."""
 
     seconds: float
     timer: LingerOver | Settled
@@ -68,7 +68,7 @@ Effect: TypeAlias = Notify | Resume | Later | WatchChanged
 
 
 class Directory:
-    """The directory of one relay."""
+    """Of one relay."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
         """`linger`: seconds. `members`: path of the relays' names."""
@@ -87,7 +87,7 @@ class Directory:
         self._effects.clear()
         return effects
 
-    # --- publications come and go ----------------------------------------------------------------------------------
+    # --- publications come and go
 
     def announce(self, publication: Publication) -> None:
         path, session = publication.path, publication.session
@@ -158,7 +158,7 @@ class Directory:
         self.watchers.forget_neighbours(session)
 
     def session_leaving(self, session: int) -> None:
-        """Route new requests to other publishers, where there are any."""
+        """Route new requests to other publishers."""
         self._leaving.add(session)
         for publication in self.publications.of(session):
             publication.leaving = True
@@ -202,7 +202,7 @@ class Directory:
             self._drop_withdrawals(timer.path)
             self.watchers.refresh(timer.path)
 
-    # --- questions -------------------------------------------------------------------------------------------------
+    # --- questions
 
     def serving(self, path: str, session: int, exclude: int) -> Publication | None:
         """`exclude`: a hop id, or 0."""
@@ -222,7 +222,6 @@ class Directory:
         return tuple(Announcement(p.path, p.route, p.source) for p in serving if p is not None)
 
     def withdrawn(self, prefixes: Iterable[str]) -> list[Publication]:
-        """Those that still run."""
         prefixes = tuple(prefixes)
         return [
             publication
@@ -231,7 +230,7 @@ class Directory:
             for publication in still.values()
         ]
 
-    # --- inside ----------------------------------------------------------------------------------------------------
+    # --- inside
 
     def _notify(self, publication: Publication, notice: Notice) -> None:
         self._effects.append(Notify(publication, notice))
@@ -255,7 +254,7 @@ class Directory:
         self._notify(publication, Notice.WITHDRAWN)
 
     def _abandon_dead(self, path: str) -> None:
-        """Viewers of dead publishers ask again, if another publishes the path."""
+        """Their viewers ask again, if another publishes the path."""
         present = self.publications.at(path)
         if all(p.dead for p in present):
             return
@@ -263,7 +262,7 @@ class Directory:
             if publication.dead:
                 self._notify(publication, Notice.PUBLISHER_LOST)
 
-    # --- withdrawals by other relays -------------------------------------------------------------------------------
+    # --- withdrawals by other relays
 
     def _settle(self, publication: Publication, lost: Route) -> None:
         """The serving route is gone: announce a worse one to its publisher after `SETTLE`."""

@@ -22,7 +22,7 @@ P = TypeVar("P", bound=Numbered)
 
 
 class Failover:
-    """One subscription across its publishers."""
+    """Of one subscription."""
 
     __slots__ = ("_failures", "_last", "_moved", "code", "floor", "next")
 
@@ -44,7 +44,6 @@ class Failover:
         return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures - 2)
 
     def accepted(self) -> bool:
-        """True if it is not the first track."""
         moved, self._moved = self._moved, True
         if moved:
             self.floor = self.next

@@ -1,4 +1,4 @@
-"""Groups: the unit of caching and delivery. `relay.moq.encoding` derives byte streams from them.
+"""Groups: the unit of caching and delivery.
 
 Chunks of payload are the same `bytes` from decoder to packet.
 """
@@ -31,18 +31,18 @@ Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
 
 
 class Subgroup:
-    """A subgroup of a moq-transport publisher, one stream: compared by identity."""
+    """Of a moq-transport publisher, one stream: compared by identity."""
 
     __slots__ = ("ends_group", "number", "priority", "starts")
 
     def __init__(self, number: int, priority: int | None, *, starts: bool, ends_group: bool) -> None:
         self.number = number
-        self.priority = priority  # the publisher's; None: that of the track
-        self.starts = starts  # it is here from its first object on
-        self.ends_group = ends_group  # its last object is the last of the group
+        self.priority = priority  # None: that of the track
+        self.starts = starts  # from its first object on
+        self.ends_group = ends_group  # its last object is the group's
 
     def __len__(self) -> int:
-        """Among chunks of bytes it marks a place."""
+        """Among chunks it marks a place."""
         return 0
 
     def __bool__(self) -> bool:
@@ -50,7 +50,7 @@ class Subgroup:
 
 
 class Object(NamedTuple):
-    """The start of a frame of a moq-transport publisher. Ids ascend within a group, with gaps."""
+    """Of a moq-transport publisher. Ids ascend within a group, with gaps."""
 
     timestamp: int
     size: int
@@ -60,12 +60,11 @@ class Object(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """Bytes of its properties."""
         return sum(16 if isinstance(value, int) else 16 + len(value) for _, value in self.properties)
 
 
 class Group:
-    """One group: open until `finish` or `abort`."""
+    """Open until `finish` or `abort`."""
 
     __slots__ = (
         *("arrived", "code", "finished", "first_frame", "first_timestamp", "frames"),
@@ -74,14 +73,14 @@ class Group:
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         self.sequence = sequence
-        self.first_frame = first_frame  # the first one held; above 0 in a partial group
+        self.first_frame = first_frame  # above 0 in a partial group
         self.arrived = now
-        self.past = False  # it came by a request for older groups
+        self.past = False  # requested as an older group
         self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
         self.finished = False
-        self.code: int | None = None  # stream code of the abort
+        self.code: int | None = None  # of the abort
         self.first_timestamp: int | None = None
         self.last_timestamp: int | None = None
 
@@ -112,7 +111,7 @@ class Group:
             own.append(part)
 
     def complete(self) -> int:
-        """Number of complete frames: all but perhaps the last."""
+        """All frames but perhaps the last."""
         missing, count = 0, self.frames
         for part in reversed(self.parts):
             if not isinstance(part, bytes):
@@ -141,7 +140,7 @@ class Group:
 
 
 class FrameQueue:
-    """Unread parts of one group, in order. True if there is a whole frame."""
+    """Unread parts of one group. True if there is a whole frame."""
 
     __slots__ = ("_missing", "_starts", "parts")
 
@@ -168,7 +167,7 @@ class FrameQueue:
         return part
 
     def popleft(self) -> tuple[FrameStart, bytes]:
-        """A whole frame: its start, and its payload. Skips the rest of a frame begun by `pop_part`."""
+        """A whole frame. Skips the rest of a frame begun by `pop_part`."""
         start = self.pop_part()
         while isinstance(start, bytes):
             start = self.pop_part()

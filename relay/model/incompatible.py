@@ -28,7 +28,6 @@ class IncompatiblePeers:
         self._throttle = LogThrottle()
 
     def met(self, remote: str, transport: str, offered: Sequence[str]) -> None:
-        """`remote` is `host:port`."""
         key = address_of(remote)
         if key in self._named or not self._throttle.passes(self._now()):  # addresses may be forged
             return
@@ -45,6 +44,6 @@ class IncompatiblePeers:
 
 
 def shown(offered: Sequence[str]) -> str:
-    """An offer of any length, for the log."""
+    """An offer of any length."""
     names = [name[:SHOWN_NAME] for name in offered[:SHOWN]]
     return ",".join(names) + (",..." if len(offered) > SHOWN else "") if names else "nothing"

@@ -1,4 +1,4 @@
-"""Names of cluster relays, `host[:port]`, which are untrusted: syntax and equality."""
+"""Names of cluster relays, `host[:port]`, which are untrusted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NAME: Final = re.compile(
 
 
 class Member(NamedTuple):
-    """An announced relay. `hop` is its id in hop lists, 0 if unknown."""
+    """`hop` is its id in hop lists, 0 if unknown."""
 
     name: str
     hop: int
 
     @classmethod
     def parse(cls, name: str, hop: int) -> Self:
-        """Check a name before dialling it. Raises ValueError."""
+        """Before dialling. Raises ValueError."""
         found = _NAME.fullmatch(name) if len(name) <= LONGEST else None
         if found is None or not 0 < int(found["port"] or DEFAULT_PORT) < 1 << 16:
             raise ValueError("not host or host:port")
@@ -33,7 +33,7 @@ class Member(NamedTuple):
 
 
 def authority_of(target: str) -> tuple[str, int]:
-    """Host and port of `host[:port]` or a URL, in lower case."""
+    """Of `host[:port]` or a URL, in lower case."""
     parts = urlsplit(target if "://" in target else f"https://{target}")
     try:
         port = parts.port
@@ -43,5 +43,5 @@ def authority_of(target: str) -> tuple[str, int]:
 
 
 def same_host(one: str, other: str) -> bool:
-    """True if two targets are spelled like one relay."""
+    """Spelled like one relay."""
     return authority_of(one) == authority_of(other)

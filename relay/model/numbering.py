@@ -1,22 +1,22 @@
-"""One order of group numbers for each track of a path, across all its publishers.
+"""One order of group numbers for each track of a path, across its publishers.
 
-A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So each
-announcement's life gets a span of numbers: the first publisher keeps its own, later ones are shifted beyond. Routes
-announced side by side are one life. The origin actor keeps a `Numbering` per running track; tracks keep their spans.
+A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So
+each announcement's life gets a span of numbers: the first publisher keeps its own, later ones are shifted
+beyond. Routes announced side by side are one life.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_SEQUENCE = (1 << 62) - 1  # the highest group number of the wire
+MAX_SEQUENCE = (1 << 62) - 1  # of the wire
 RESERVE = 1 << 16  # numbers given ahead: 20 minutes of 50 groups a second
 MOST_REPEATED = 8
 """Groups that a second route may lag. One further behind counts differently, perhaps shifted."""
 
 
 class Span(NamedTuple):
-    """Numbers of one life. The publisher's number plus `shift` is the viewers'."""
+    """Of one life. The publisher's number plus `shift` is the viewers'."""
 
     first: int  # the publisher's
     shift: int
@@ -24,14 +24,14 @@ class Span(NamedTuple):
 
 
 class Numbering:
-    """The numbers of one track of one path."""
+    """Of one track of one path."""
 
     __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
 
     def __init__(self) -> None:
         self._top = 0  # above all given out
         self._following = 0  # above those of ended tracks
-        self._spans: dict[int, Span] = {}  # newest, by life
+        self._spans: dict[int, Span] = {}  # by life
         self._lives: dict[str, int] = {}  # of running tracks, by URN
         self._left: set[int] = set()  # with a span, without a track
         self.timescale: int | None = None  # units per second, for viewers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EPISODE = 10.0  # seconds of silence that end an episode
+EPISODE = 10.0  # seconds of silence
 LOG_RATE = 0.05  # lines per second that anybody can cause
 LOG_BURST = 3  # lines at once
 
@@ -18,7 +18,7 @@ class TokenBucket:
         self._at = 0.0
 
     def spend(self, now: float) -> bool:
-        """Take a token. False if none is left."""
+        """False if none is left."""
         self._level = max(0.0, self._level - (now - self._at) * self.rate)
         self._at = now
         if self._level > self.burst - 1:
@@ -28,7 +28,7 @@ class TokenBucket:
 
 
 class LogThrottle(TokenBucket):
-    """Passes a few log lines per minute, and counts the others."""
+    """A few log lines per minute; counts the others."""
 
     __slots__ = ("held_back",)
 
@@ -37,14 +37,13 @@ class LogThrottle(TokenBucket):
         self.held_back = 0  # since the last line
 
     def passes(self, now: float) -> bool:
-        """True if a line may be written."""
         passes = self.spend(now)
         self.held_back += not passes
         return passes
 
 
 class LogOnce:
-    """Logs the first of many events of a name. Its size is the number of names."""
+    """The first of many events of a name."""
 
     __slots__ = ("_last",)
 
@@ -52,7 +51,7 @@ class LogOnce:
         self._last: dict[str, float] = {}
 
     def begins(self, name: str, now: float) -> bool:
-        """True if `name` has not happened for `EPISODE` seconds."""
+        """It has not happened for `EPISODE` seconds."""
         last = self._last.get(name)
         self._last[name] = now
         return last is None or now - last >= EPISODE

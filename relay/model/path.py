@@ -1,6 +1,6 @@
 """Broadcast paths: `/`-separated, compared by whole segments, byte for byte.
 
-Arguments are normalised; `relay.paths` has the normal form of raw text.
+Arguments are in normal form (`relay.paths`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["MAX_SEGMENTS", "checked", "is_text", "normalize", "size_of"]
 
 
 class PatternError(ValueError):
-    """A pattern that grants no path. The text says what would be right."""
+    """It grants no path. The text says what would be right."""
 
 
 def granted(text: str) -> str:
@@ -39,12 +39,12 @@ def join(base: str, path: str) -> str:
 
 
 def covers(prefix: str, path: str) -> bool:
-    """True if `path` is `prefix` or lies below it. `foo` covers `foo/bar`, never `foobar`."""
+    """`foo` covers `foo` and `foo/bar`, never `foobar`."""
     return not prefix or path == prefix or path.startswith(prefix + "/")
 
 
 def strip(path: str, prefix: str) -> str | None:
-    """The part of `path` below `prefix`: `""` if they are equal, `None` if `prefix` does not cover it."""
+    """The part below `prefix`: `""` if they are equal, `None` if not covered."""
     if not prefix:
         return path
     if path == prefix:
@@ -71,7 +71,7 @@ def minimal(prefixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
-    """The part of `granted` within `requested`: a wider request keeps the grants, a narrower one narrows."""
+    """A wider request keeps the grants, a narrower one narrows."""
     found = []
     for grant in granted:
         if covers(grant, requested):
@@ -82,7 +82,7 @@ def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
 
 
 class Ordered:
-    """Paths in order, for quick lookup below a prefix."""
+    """For quick lookup below a prefix."""
 
     __slots__ = ("_paths",)
 
@@ -96,7 +96,7 @@ class Ordered:
         del self._paths[bisect_left(self._paths, path)]
 
     def below(self, prefix: str) -> list[str]:
-        """Paths below `prefix`, without itself."""
+        """Without `prefix` itself."""
         paths = self._paths
         if not prefix:
             return [path for path in paths if path]

@@ -1,4 +1,4 @@
-"""The table of publications, by path and session. `route.py` says which of them is preferred."""
+"""The table of publications, by path and session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.model.route import Publication, preferred
 
 
 class Publications:
-    """All publications of a relay."""
+    """Of a relay."""
 
     def __init__(self, members: str = "") -> None:
         """`members`: path of the relays' own names."""
@@ -54,7 +54,7 @@ class Publications:
         return self._sessions.get(session, {}).get(path)
 
     def serves(self, publication: Publication) -> bool:
-        """True if it gets the requests for its path."""
+        """It gets the requests for its path."""
         return preferred(self.at(publication.path)) is publication
 
     def living(self, path: str) -> Sequence[Publication]:

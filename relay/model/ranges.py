@@ -1,15 +1,15 @@
-"""A set of group numbers as ranges, to find gaps. Bounded: the oldest gaps close."""
+"""Group numbers as ranges, to find gaps. Bounded: the oldest gaps close."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 MAX_RANGES = 64  # numbers with gaps make one range per group; only the newest matter
-Range = tuple[int, int]  # first and last, inclusive
+Range = tuple[int, int]  # inclusive
 
 
 class Ranges:
-    """Ranges in ascending order."""
+    """Ascending."""
 
     __slots__ = ("_ranges",)
 

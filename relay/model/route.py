@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-MAX_HOPS = 32  # on a route; longer ones are discarded (moq-lite, hop list)
+MAX_HOPS = 32  # longer ones are discarded (moq-lite, hop list)
 MAX_HOP_ID = (1 << 53) - 1  # older browser clients hold ids in a double
 MAX_COST = (1 << 62) - 1
 UNKNOWN_HOP = 0  # a relay that hides its id
@@ -28,7 +28,7 @@ class Route(NamedTuple):
 
     @property
     def publisher(self) -> int:
-        """The original publisher's id, or `UNKNOWN_HOP`: equal ids have the same content."""
+        """Or `UNKNOWN_HOP`: equal ids have the same content."""
         return self.hops[0] if self.hops else UNKNOWN_HOP
 
     def cost(self) -> tuple[bool, int, int, int]:
@@ -36,7 +36,7 @@ class Route(NamedTuple):
         return (UNKNOWN_HOP in self.hops, self.warm, self.cold, len(self.hops))
 
     def plus_cost(self, cost: int) -> Route:
-        """06: a connection's cost is added to both costs on receipt."""
+        """06: a connection's cost is added to both on receipt."""
         return self._replace(warm=min(self.warm + cost, MAX_COST), cold=min(self.cold + cost, MAX_COST))
 
 
@@ -47,9 +47,9 @@ def same_publisher(one: Route, other: Route) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """One session's announcement of one path, and the route through it."""
+    """One session's announcement of one path, and its route."""
 
-    id: int  # larger for later announcements
+    id: int  # larger for later ones
     session: int
     path: str
     generation: int
@@ -59,10 +59,10 @@ class Publication:
     relayed: bool = False
     onward: bool = True
     dead: bool = False
-    lingering: bool = False  # lost; a successor may come
+    lingering: bool = False  # a successor may come
     leaving: bool = False
     usable: bool = True  # no peer on its route has withdrawn the path
-    source: int = 0  # identity for watchers; a successor inherits it
+    source: int = 0  # for watchers; a successor inherits it
     life: int = 0  # equal for routes announced side by side, with the same groups
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class Publication:
 
 
 def preferred(publications: Iterable[Publication]) -> Publication | None:
-    """Of those announced for a path, the one that serves."""
+    """Of those for a path, the one that serves."""
     present = [p for p in publications if p.usable]
     if len(present) <= 1:
         return present[0] if present else None
@@ -94,10 +94,10 @@ def _distance(publication: Publication) -> tuple[object, ...]:
 
 
 def same_groups(one: Publication, other: Publication) -> bool:
-    """True if both are routes to one publisher at the same time.
+    """True for routes to one publisher at the same time.
 
-    An equal id is not enough: a publisher may return and count anew while its old session hangs. But when a relay on
-    one route is lost, the publisher's own relay, on both routes, still has it.
+    An equal id is not enough: a publisher may return and count anew while its old session hangs. But when a
+    relay on one route is lost, the publisher's own relay, on both routes, still has it.
     """
     if not same_publisher(one.route, other.route) or one.route.hops == other.route.hops:
         return False

@@ -25,19 +25,19 @@ class TrackProperties(NamedTuple):
 
 
 class Begin(Enum):
-    """Where a subscription begins, by what exists when it does (moq-transport)."""
+    """By what exists when the subscription begins (moq-transport)."""
 
     NEXT_OBJECT = "behind the last complete frame"
     NEXT_GROUP = "with the group after the newest"
 
 
 class SubscribeParams(NamedTuple):
-    """Parameters of one subscription. Bounds are inclusive; `None` is open."""
+    """Bounds are inclusive; `None` is open."""
 
     priority: int = 0
     ordered: bool = False
     latency_ms: int = 0  # lateness at which the subscriber skips a group (03 and later)
-    history_ms: int = 0  # history at the start (06: max age); 0: the newest group only
+    history_ms: int = 0  # at the start (06: max age); 0: the newest group only
     any_age: bool = False  # groups after the start may be older than `history_ms`, which limits them on 06
     start_group: int | None = None
     start_is_floor: bool = False  # 06: nothing older than `start_group`; alone it requests no history

@@ -1,4 +1,4 @@
-"""How a track ends: the announced end, and late groups. Track actors own the timers.
+"""How a track ends: the announced end, and late groups.
 
 Streams overtake each other and packets get lost: the end may arrive before the last groups.
 """
@@ -13,17 +13,17 @@ LATE_AT_LEAST = 1.0  # seconds to wait for a late group: a loss or two, or a slo
 
 
 class Phase(IntEnum):
-    """The life of a track, in order."""
+    """In order."""
 
     RUNNING = 0
     ENDING = 1  # the publisher announced the end
-    ENDED = 2  # subscribers know the end
+    ENDED = 2  # and subscribers know it
     FAILED = 3  # the publisher rejected or aborted it
     LOST = 4  # the publisher is gone: subscribers may ask again
 
 
 class TrackEnd:
-    """The end of one track."""
+    """Of one track."""
 
     __slots__ = ("code", "final", "late", "numbered", "patience", "phase")
 
@@ -40,7 +40,7 @@ class TrackEnd:
         return self.phase >= Phase.FAILED
 
     def state(self, *, subscribed: bool) -> str:
-        """The state of the subscription upstream, in words."""
+        """In words."""
         if self.phase is Phase.RUNNING:
             return "open" if subscribed else "idle"
         return "ending" if self.phase is Phase.ENDING else "ended"

@@ -13,18 +13,18 @@ from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
 from relay.model.track import SubscribeParams, TrackProperties
 
 TIMESTAMP = 0x10  # property of an object, in units of its track (moq-transport)
-MOST_SPANS = 16  # of one track: two publishers side by side need several
+MOST_SPANS = 16  # two publishers side by side need several
 
 
 class Frame(NamedTuple):
-    """The start of a frame in the viewers' unit."""
+    """In the viewers' unit."""
 
     timestamp: int
     size: int
 
 
 class Translation:
-    """Translates between a publisher and the viewers of one track."""
+    """Between a publisher and the viewers of one track."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []  # in order of both sides' numbers
@@ -32,7 +32,7 @@ class Translation:
         self._floor = 0  # next number for viewers from another route; 0 once a group is near it
         self._units: tuple[int, int] | None = None  # publisher's and viewers' per second, if different
         self.first_published: int | None = None
-        self.timescale: int | None = None  # units per second for viewers; None if unknown
+        self.timescale: int | None = None  # units per second for viewers
         self.properties: TrackProperties | None = None
         self.below = 0  # the publisher's numbers below are known and, if `plain`, equal the viewers'
         self.plain = False
@@ -63,7 +63,7 @@ class Translation:
         self.plain = len(self._spans) == 1 and self._spans[0][:2] == (0, 0) and self._units is None
 
     def missing(self, sequences: Iterable[int]) -> tuple[int, int] | None:
-        """The publisher's number to ask about, and the floor for a new count; None if all are known."""
+        """The publisher's number to ask about, and the floor for a new count."""
         if not self._spans:
             # forgotten numbers are not this publisher's
             return min(sequences), self._floor if self._free else 0
@@ -77,14 +77,14 @@ class Translation:
                 return lowest, floor
         return None if beyond is None else (beyond, 0)
 
-    # --- numbers ---------------------------------------------------------------------------------------------------
+    # --- numbers
 
     def shown(self, sequence: int) -> int | None:
-        """The viewers' number of a group; None if it comes too late, or beyond all numbers."""
+        """The viewers' number; None if it comes too late, or beyond all numbers."""
         return next(self.all_of(sequence), None)
 
     def all_of(self, sequence: int) -> Iterator[int]:
-        """A group's numbers, newest first: two if it was the newest at a new count."""
+        """Newest first: two if it was the newest at a new count."""
         if not self._spans:
             yield sequence
         for span in reversed(self._spans):
@@ -98,7 +98,7 @@ class Translation:
         return final if span is None else min(final + span.shift, MAX_SEQUENCE)
 
     def published(self, number: int) -> int | None:
-        """The publisher's number of a group; None if it is another track's."""
+        """The publisher's number; None if it is another track's."""
         if not self._spans:
             return number if self._free else None
         for span in reversed(self._spans):
@@ -113,10 +113,10 @@ class Translation:
 
     @property
     def first(self) -> int | None:
-        """The first group of the upstream subscription, if the publisher named it."""
+        """Of the upstream subscription, if the publisher named it."""
         return None if self.first_published is None else self.shown(self.first_published)
 
-    # --- time ------------------------------------------------------------------------------------------------------
+    # --- time
 
     def describe(self, properties: TrackProperties) -> TrackProperties:
         if self.timescale is None:

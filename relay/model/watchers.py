@@ -20,19 +20,19 @@ from relay.model.withdrawals import Withdrawals
 
 
 class AnnounceInterest(NamedTuple):
-    """One announce interest of one session."""
+    """Of one session."""
 
     session: int
     watch: int
     prefixes: tuple[str, ...]
-    exclude: int = 0  # hop id to avoid; 0: none
-    routes_above: bool = False  # wants prefix routes above its prefixes, too (moq-lite-06)
+    exclude: int = 0  # hop id; 0: none
+    routes_above: bool = False  # prefix routes above its prefixes, too (moq-lite-06)
     relay: bool = False
-    one_hop: bool = False  # sees our own publishers alone: its version has no hop ids
+    one_hop: bool = False  # our own publishers alone: its version has no hop ids
 
 
 class Announcement(NamedTuple):
-    """An offered path; `source` changes when another publication takes over."""
+    """`source` changes when another publication takes over."""
 
     path: str
     route: Route
@@ -49,7 +49,7 @@ class WatchChanged(NamedTuple):
 
 
 class Watcher:
-    """An announce interest, and the last offer of each path."""
+    """With the last offer of each path."""
 
     __slots__ = ("interest", "known")
 
@@ -67,7 +67,7 @@ class Watcher:
 
 
 class Watchers:
-    """All watchers of a relay."""
+    """Of a relay."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Watchers:
         if (not interest.relay or interest.one_hop) and publications.is_member(path):
             return None  # old relays would dial these names in vain
         if first is None or (first.relayed and watcher.sees(first)):
-            chosen = first  # the nearest; only our own publishers have another order
+            chosen = first  # only our own publishers have another order
         else:
             chosen = preferred(p for p in publications.living(path) if watcher.sees(p))
         if chosen is None and interest.routes_above and path in interest.prefixes:
@@ -160,10 +160,10 @@ class Watchers:
             return None  # the watcher's connection may be too new to rely on
         return Announcement(path, chosen.route, chosen.source)
 
-    # --- connections between other relays ------------------------------------------------------------------------
+    # --- connections between other relays
 
     def learn_neighbour(self, publication: Publication) -> None:
-        """A relay's name came, changed or went: note if the session's relay is connected to it."""
+        """A relay's name came, changed or went."""
         path, session, publications = publication.path, publication.session, self._publications
         if not (publication.relayed and publications.is_member(path)):
             return
@@ -182,7 +182,7 @@ class Watchers:
         self._neighbours.pop(session, None)
 
     def _offer_second_routes(self, session: int, hop: int) -> None:
-        """Routes through `hop`, to which the session's relay lost its connection."""
+        """To which the session's relay lost its connection."""
         for watcher in self._by_session.get(session, {}).values():
             for path in self._publications.under(watcher.interest.prefixes):
                 if any(p.route.hops[-1:] == (hop,) for p in self._publications.at(path)):

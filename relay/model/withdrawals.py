@@ -18,19 +18,19 @@ SETTLE: Final = 1.0  # seconds: a withdrawal crosses a cluster across continents
 
 
 def _same_source(one: Route, other: Route) -> bool:
-    """One publisher, by the relay it is connected to."""
+    """By the relay it is connected to."""
     common = min(2, len(other.hops))
     return one.publisher != UNKNOWN_HOP and one.hops[:common] == other.hops[:common]
 
 
 class Withdrawals:
-    """The withdrawals of one path."""
+    """Of one path."""
 
     __slots__ = ("_denied", "_lost", "turn")
 
     def __init__(self) -> None:
         self._denied: dict[int, tuple[int, Route]] = {}  # peers that withdrew the path, by hop id
-        self._lost: Route | None = None  # the best lost route, until the path settles
+        self._lost: Route | None = None  # until the path settles
         self.turn = 0  # number of losses: timers of earlier ones are void
 
     def __bool__(self) -> bool:
@@ -47,7 +47,7 @@ class Withdrawals:
             self._denied[hop] = (session, route)
 
     def announced(self, route: Route) -> bool:
-        """True if the route's last relay had withdrawn the path."""
+        """Its last relay had withdrawn the path."""
         former = self._denied.pop(route.hops[-1], None) if route.hops else None
         if former is None:
             return False
@@ -56,13 +56,13 @@ class Withdrawals:
         return True
 
     def session_ended(self, session: int) -> bool:
-        """True if its peer had withdrawn the path."""
+        """Its peer had withdrawn the path."""
         count = len(self._denied)
         self._denied = {hop: said for hop, said in self._denied.items() if said[0] != session}
         return len(self._denied) < count
 
     def usable(self, route: Route) -> bool:
-        """True if no peer on the route has withdrawn; the last hop announced it."""
+        """No peer on the route has withdrawn; the last hop announced it."""
         return not self._denied or self._denied.keys().isdisjoint(route.hops[:-1])
 
     def lost(self, route: Route) -> None:
@@ -74,6 +74,6 @@ class Withdrawals:
         self._lost = None
 
     def doubtful(self, route: Route) -> bool:
-        """The route may lead to the publisher just withdrawn."""
+        """It may lead to the publisher just withdrawn."""
         lost = self._lost
         return lost is not None and route.cost() >= lost.cost() and _same_source(route, lost)

@@ -1,7 +1,4 @@
-"""State that all streams of a session share: transport, limits, request numbers, and waiting events.
-
-Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.lite`, `relay.moq.ietf`) is its subclass.
-"""
+"""State that all streams of a session share: transport, limits, request numbers, and waiting events."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from relay.wire.errors import StreamCode, TooManyMessages, WireError
 
 
 class State(Enum):
-    """Steps of a session's life."""
+    """Of a session's life."""
 
-    NEGOTIATING = "negotiating"  # the version is not known: SETUP of 01 and 02 decides
+    NEGOTIATING = "negotiating"  # SETUP of 01 and 02 decides the version
 
     INTRODUCING = "introducing"  # awaits the peer's path, or the owner's admission
 
     OPEN = "open"
-    """We may make requests; on 06 the requests of the peer are held until its SETUP."""
+    """We may make requests; on 06 those of the peer are held until its SETUP."""
 
     ESTABLISHED = "established"
     CLOSED = "closed"
@@ -33,38 +30,38 @@ class State(Enum):
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class Handler:
-    """The context of a stream: takes its events. Methods may raise WireError for a fault of the peer."""
+    """Takes the events of a stream. Methods may raise WireError for a fault of the peer."""
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        """The next bytes, in order."""
+        """In order."""
 
     def on_reset(self, stream: Stream, code: int) -> None:
-        """The peer aborted its half."""
+        """Of the peer's half."""
 
     def on_stopped(self, stream: Stream, code: int) -> None:
-        """The peer wants no more of our half."""
+        """Of our half."""
 
     def on_fault(self, error: WireError) -> None:
-        """The peer broke a rule on this stream, which has been refused."""
+        """On this stream, which has been refused."""
 
 
 class AnswerOwner:
-    """The owner of a request of ours."""
+    """Of a request of ours."""
 
     def finished(self, request: int) -> None:
-        """The request is over: forget it."""
+        """Forget the request."""
 
 
 class RequestOwner:
-    """The owner of a request of the peer."""
+    """Of a request of the peer."""
 
     def cancelled(self, request: int, code: int | None) -> None:
-        """The peer left the request; `code` if it reset or stopped the stream."""
+        """`code` if the peer reset or stopped the stream."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class PeerRequest(Handler):
-    """A stream of the peer with a request, which ends when the peer leaves it."""
+    """A stream of the peer, which ends when the peer leaves it."""
 
     def __init__(self, core: Core, owner: RequestOwner, request: int, stream: Stream) -> None:
         self.request = request
@@ -73,7 +70,7 @@ class PeerRequest(Handler):
         self._owner = owner
 
     def refuse(self, code: int) -> None:
-        """With a code of the current stream registry."""
+        """Of the current stream registry."""
         self._core.refuse(self.stream, code)
 
     def on_reset(self, stream: Stream, code: int) -> None:
@@ -91,7 +88,7 @@ IGNORE = Handler()  # for streams whose further events do not matter
 
 
 def code_name(code: int) -> str:
-    """A stream code in words, for logs and metrics."""
+    """In words, for logs and metrics."""
     try:
         return StreamCode(code).name.lower()
     except ValueError:
@@ -99,22 +96,22 @@ def code_name(code: int) -> str:
 
 
 class Core:
-    """The common part of one session."""
+    """Of one session."""
 
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:
         self.session = session
         self.limits = limits
-        self.hop = hop  # our own id in hop lists
+        self.hop = hop  # in hop lists
         self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
-        self.peer: PeerInfo | None = None  # from the peer's SETUP (05 and newer)
+        self.peer: PeerInfo | None = None  # from SETUP (05 and newer)
         self.now = 0.0  # seconds, as of the last call
         self.counts: Counter[tuple[str, str]] = Counter()  # by name and label, for metrics
-        self.control = TokenBucket(limits.control_rate, limits.control_burst)  # control messages of the peer
+        self.control = TokenBucket(limits.control_rate, limits.control_burst)  # messages of the peer
         self.events: list[Event] = []  # not taken yet
         self._requests = 0
 
     def poll(self) -> list[Event]:
-        """Take the events since the last call."""
+        """Since the last call."""
         events, self.events = self.events, []
         return events
 
@@ -126,18 +123,18 @@ class Core:
         return self._requests
 
     def spend(self) -> None:
-        """Count a control message, or a stream opened for one. Raises TooManyMessages."""
+        """For a control message, or a stream opened for one. Raises TooManyMessages."""
         control = self.control
         if not control.spend(self.now):
             at_once = f"after {control.burst:g} at once"
             raise TooManyMessages(f"more than {control.rate:g} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
-        """Translate a code of the current stream registry to this version's."""
+        """From the current stream registry."""
         raise NotImplementedError
 
     def refuse(self, stream: Stream, code: int) -> None:
-        """Stop and reset a stream, with a code of the current stream registry."""
+        """Stop and reset, with a code of the current stream registry."""
         wire = self.code(code)
         self.counts["streams_reset", code_name(code)] += 1
         stream.context = IGNORE

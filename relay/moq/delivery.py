@@ -1,6 +1,6 @@
-"""Sends one subscription's groups and end to the peer. `serving` calls it; each dialect has its messages.
+"""Sends one subscription's groups and end to the peer.
 
-`relay.model.backlog` decides the order of groups, and what a slow peer skips. Groups come encoded.
+`relay.model.backlog` decides the order of groups, and what a slow peer skips.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from relay.model.backlog import Backlog, GivenUp, Ranks, Sending
 from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
-from relay.moq.core import Core, Handler, RequestOwner
+from relay.moq.core import IGNORE, Core, Handler, RequestOwner
 from relay.moq.session import NEVER, GroupFragment, GroupSkipped, GroupStopped, Location
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
 
 END_POLL = 0.02
-"""Seconds until the first check that all groups arrived, before a track's end; then a quarter of the time waited."""
+"""Seconds until the first check that all groups arrived, before a track's end; then a quarter of the time
+waited.
+"""
 
-END_POLL_MAX = 5.0  # greatest seconds between checks
+END_POLL_MAX = 5.0  # seconds
 
-STREAM_OVERHEAD = 16  # greatest bytes that a transport puts before a stream
+STREAM_OVERHEAD = 16  # bytes that a transport puts before a stream
 
 
 class GroupStream(Handler):
@@ -38,7 +40,7 @@ class GroupStream(Handler):
 
 
 class Delivery(Handler):
-    """One subscription of the peer, until `over`."""
+    """Until `over`."""
 
     def __init__(
         self,
@@ -55,10 +57,10 @@ class Delivery(Handler):
         self.over = False
         # open or not fully sent
         self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, params.priority)
-        self.check_at = NEVER  # next check before the track's end
+        self.check_at = NEVER  # before the track's end
         self._core = core
         self._owner = owner
-        self._behind = False  # the peer skips groups: reported once until it catches up
+        self._behind = False  # reported once until the peer catches up
         self._final = 0
         self._waited = 0.0
         self._prefer(params)
@@ -69,25 +71,25 @@ class Delivery(Handler):
     # --- messages of the dialect
 
     def accept(self, largest: Location | None) -> None:
-        """The track exists. `largest`: its newest group and the last complete frame there."""
+        """`largest`: its newest group and the last complete frame there."""
 
     def _open(self, fragment: GroupFragment, rank: int) -> tuple[Stream, int]:
-        """Begin a group: returns its stream, and the bytes of its header."""
+        """Returns its stream, and the bytes of its header."""
         raise NotImplementedError
 
     def _end(self, final: int) -> None:
-        """Send the end of the track. `final`: first sequence that never comes."""
+        """`final`: first sequence that never comes."""
         raise NotImplementedError
 
     def drop(self, missing: Iterable[Range]) -> None:
-        """Report groups that never come, where the version can."""
+        """Where the version can."""
 
     def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
-        """Send a group of one frame, or an object. Returns False if version or session cannot carry it."""
+        """Returns False if version or session cannot carry it."""
         raise NotImplementedError
 
     def refuse(self, code: int) -> None:
-        """Refuse the request, or abort it."""
+        """Or abort it."""
         raise NotImplementedError
 
     # --- the peer
@@ -108,7 +110,7 @@ class Delivery(Handler):
     # --- groups
 
     def send(self, fragments: tuple[GroupFragment, ...], now: float) -> int:
-        """Write new data of groups. Returns the change of the subscription's unsent bytes."""
+        """New data. Returns the change of the subscription's unsent bytes."""
         backlog = self.backlog
         before = backlog.unsent
         if waiting := backlog.waiting():
@@ -157,7 +159,7 @@ class Delivery(Handler):
         return sending.open
 
     def shed(self) -> bool:
-        """The session has too much unsent: skip a group. Returns False if there is none."""
+        """The session has too much unsent. Returns False if there is no group to skip."""
         skipped = self.backlog.shed()
         self._skip(skipped)
         return bool(skipped)
@@ -173,10 +175,17 @@ class Delivery(Handler):
             core.counts["groups_dropped", reason.value] += 1
             sending.stream.reset(core.code(StreamCode[reason.name]))
 
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for sending in self.backlog:
+            sending.stream.context = IGNORE
+        self.backlog.clear()
+        self.stream.context = IGNORE
+
     # --- the end
 
     def end(self, final: int, now: float) -> None:
-        """Send the end once the peer has acknowledged all groups: some clients drop groups that the end overtakes.
+        """Once the peer has acknowledged all groups: some clients drop groups that the end overtakes.
 
         A peer that reads nothing gets the end when it reads again, or never.
         """

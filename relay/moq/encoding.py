@@ -18,23 +18,25 @@ from relay.wire.ietf.varint import encode_vi64
 from relay.wire.varint import encode_varint
 
 COPY_BELOW = 2_048
-"""Bytes: below this, copying a chunk behind its header costs less than another chunk."""
+"""Bytes: copying a smaller chunk behind its header costs less than another chunk."""
 
 JOIN_BELOW = 16_384
 """Bytes: chunks of one turn are joined up to this size, so that many small frames travel as one."""
 
 
 class Encoding(IntEnum):
-    """The form in which a reader gets a group's frames."""
+    """Of a group's frames."""
 
     PLAIN = 0  # moq-lite-01 to 04: size, payload
     TIMED = 1  # moq-lite-05 and 06: timestamp delta, size, payload
     FRAMES = 2
-    """No bytes but the group's parts: the start of each frame, and its payload chunks (HTTP)."""
+    """The group's parts: the start of each frame, and its payload chunks (HTTP)."""
     OBJECTS_14 = 3
     OBJECTS_16 = 4
     OBJECTS_18 = 5
-    """Objects of a subgroup stream (moq-transport 14, 16, from 18 on). A `Subgroup` among the bytes: those of its stream follow."""
+    """Objects of a subgroup stream (moq-transport 14, 16, from 18 on). A `Subgroup` among the bytes: those of
+    its stream follow.
+    """
 
 
 OBJECT_FORMS = {
@@ -42,14 +44,14 @@ OBJECT_FORMS = {
     Encoding.OBJECTS_16: DRAFT_16,
     Encoding.OBJECTS_18: DRAFT_18,
 }
-"""A draft for each form."""
+"""One for each form."""
 
 _SIZES = [bytes((size + 1, PropertyType.TIMESTAMP)) for size in range(10)]
-"""Size and type of a timestamp of so many bytes, as the only property of an object."""
+"""Of a timestamp of so many bytes, as the only property of an object."""
 
 
 class Encoder:
-    """Derives one encoding of a group's frames `start`..`end` (inclusive)."""
+    """Of a group's frames `start`..`end` (inclusive)."""
 
     __slots__ = (
         *("_copy_below", "_encoding", "_end", "_frame", "_inside", "_left", "_position"),
@@ -73,7 +75,7 @@ class Encoder:
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """New parts, as parts for `FRAMES`, else as bytes."""
+        """As parts for `FRAMES`, else as bytes."""
         chunks: list[Any] = []
         head: Any = b""
         copy = self._copy_below
@@ -122,7 +124,7 @@ class Encoder:
 
 
 class ObjectEncoder:
-    """The same for subgroup streams of moq-transport; `start` and `end` are ids of objects.
+    """For subgroup streams of moq-transport; `start` and `end` are ids of objects.
 
     Frames of a moq-lite publisher are objects with their number as id, and their timestamp as a property.
     """
@@ -137,8 +139,8 @@ class ObjectEncoder:
         self._start = start
         self._end = end
         self._position = 0
-        self._last = first - 1  # id of the last object
-        self._before: dict[Subgroup, int] = {}  # ids of the last objects of each stream
+        self._last = first - 1  # of an object
+        self._before: dict[Subgroup, int] = {}  # of the last objects of each stream
         self._subgroup: Subgroup | None = None
         self._number = encode_varint if self._profile.quic_varints else encode_vi64
         self._follows = False  # there was a frame of a moq-lite publisher
@@ -151,7 +153,7 @@ class ObjectEncoder:
         self.ended = end is not None and (self._last > end or (self._last == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """New parts as bytes, and as `Subgroup` where those of another stream follow."""
+        """As bytes, and as `Subgroup` where those of another stream follow."""
         chunks: list[Any] = []
         head = b""
         for part in parts[self._position :]:
@@ -207,7 +209,7 @@ class ObjectEncoder:
 
 
 def joined(chunks: list[Any]) -> list[Any]:
-    """Neighbouring bytes joined, up to `JOIN_BELOW`."""
+    """Up to `JOIN_BELOW`."""
     result: list[Any] = []
     run: list[bytes] = []
     size = 0
@@ -229,19 +231,19 @@ def joined(chunks: list[Any]) -> list[Any]:
 def encoder_of(
     encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0
 ) -> Encoder | ObjectEncoder:
-    """The encoder of a group's frames `start`..`end` (inclusive), whose first one here is `first`."""
+    """Of a group whose first frame here is `first`."""
     kind = ObjectEncoder if encoding >= Encoding.OBJECTS_14 else Encoder
     return kind(encoding, start, end, first)
 
 
 class EncodedGroup(Group):
-    """A group with the encodings that readers use."""
+    """With the encodings that readers use."""
 
     __slots__ = ("_encodings",)
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
-        # each encoder, and all its chunks so far
+        # with all its chunks so far
         self._encodings: dict[Encoding, tuple[Encoder | ObjectEncoder, list[Any]]] = {}
 
     def clear(self) -> None:
@@ -249,7 +251,7 @@ class EncodedGroup(Group):
         self._encodings.clear()
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
-        """New chunks."""
+        """New ones."""
         shared = self._encodings.get(encoding)
         if shared is None:
             first = self.first_frame

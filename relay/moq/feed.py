@@ -1,4 +1,4 @@
-"""The part of a track that one subscription or fetch gets: groups, their frames, and the encoding. Tracks send it.
+"""The part of a track that one subscription or fetch gets.
 
 Unbounded subscriptions share the result of `shared_fragments`; `Feed` narrows it for the others.
 """
@@ -16,7 +16,7 @@ from relay.wire.errors import StreamCode
 def shared_fragments(
     touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding
 ) -> tuple[GroupFragment, ...]:
-    """New data of groups, for all unbounded subscriptions. A group's flag: it has just begun."""
+    """New data of groups. A group's flag: it has just begun."""
     fragments = [
         GroupFragment(
             group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code
@@ -27,22 +27,21 @@ def shared_fragments(
 
 
 class Feed:
-    """The groups of a track as one subscription wants them."""
+    """As one subscription wants them."""
 
     __slots__ = ("_encoders", "_sent", "encoding", "params", "past", "start")
 
     def __init__(self, encoding: Encoding, params: SubscribeParams, start: int) -> None:
         self.encoding = encoding
         self.params = params
-        self.start = start  # first sequence to send
+        self.start = start  # sequence
         asks = params.start_group is not None or params.history_ms
         self.past: int | None = start if asks else None
-        """First sequence of requested older groups, `None` for none."""
+        """First sequence of requested older groups."""
         self._encoders: dict[int, Encoder | ObjectEncoder] = {}  # of partly wanted groups, by sequence
         self._sent: set[int] = set()  # groups of an earlier range: do not send again
 
     def wants(self, group: EncodedGroup) -> bool:
-        """True if the group lies within the bounds."""
         end = self.params.end_group
         start = self.past if group.past else self.start
         return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
@@ -55,19 +54,19 @@ class Feed:
         return first, last
 
     def _lacks(self, group: EncodedGroup, first: int) -> bool:
-        """True if frame `first` is missing: the subscription then starts with the next whole group."""
+        """Frame `first` is missing: the subscription then starts with the next whole group."""
         if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
             self.start = max(self.start, group.sequence + 1)
             return True
         return False
 
     def begin(self, groups: Iterable[EncodedGroup]) -> tuple[GroupFragment, ...]:
-        """Parts of existing groups for a new subscription."""
+        """Existing groups for a new subscription."""
         wanted = [group for group in groups if group.code is None and self.wants(group)]
         return tuple(fragment for group in wanted for fragment in self.join(group))
 
     def join(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
-        """The wanted part of an existing group."""
+        """The wanted part."""
         first, last = self._frames_of(group)
         if first == 0 and last is None:
             chunks = group.encoded(self.encoding)
@@ -81,7 +80,7 @@ class Feed:
         return (GroupFragment(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
 
     def is_narrow(self, lowest: int) -> bool:
-        """True if a part of the groups from `lowest` on may be outside the bounds. No older groups are among them."""
+        """Groups from `lowest` on, without older ones, may be partly outside the bounds."""
         params = self.params
         return bool(
             params.end_group is not None or params.start_frame or self.start > lowest or self._encoders
@@ -90,7 +89,7 @@ class Feed:
     def narrow(
         self, touched: Sequence[tuple[EncodedGroup, bool]], fragments: tuple[GroupFragment, ...]
     ) -> tuple[GroupFragment, ...]:
-        """The wanted part of `fragments`, which `shared_fragments` made of `touched`."""
+        """The wanted part of what `shared_fragments` made of `touched`."""
         result: list[GroupFragment] = []
         for (group, new), fragment in zip(touched, fragments, strict=True):
             if not self.wants(group):
@@ -102,7 +101,7 @@ class Feed:
                     result.append(fragment)
                     continue
                 if not new or self._lacks(group, first):
-                    continue  # all wanted frames were sent, or are missing
+                    continue  # sent, or missing
                 encoder = self._encoders[group.sequence] = encoder_of(
                     self.encoding, first, last, group.first_frame
                 )
@@ -146,7 +145,7 @@ class Feed:
         return tuple(fragments)
 
     def _limit(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
-        """Apply the new last frame to an open group."""
+        """The new last frame, to an open group."""
         last = self._frames_of(group)[1]
         encoder = self._encoders.get(group.sequence)
         if encoder is None:
@@ -161,13 +160,13 @@ class Feed:
         return (GroupFragment(group.sequence, False, 0, (), True, None),)
 
     def is_over(self, group: EncodedGroup) -> bool:
-        """True if the subscription wants nothing more of an unfinished group."""
+        """Nothing more of an unfinished group is wanted."""
         last = self._frames_of(group)[1]
         return not self.wants(group) or (last is not None and group.sequence not in self._encoders)
 
 
 class GroupFetch:
-    """One group as a fetch wants it: frames `first` to `last`, inclusive."""
+    """Frames `first` to `last`, inclusive."""
 
     __slots__ = ("_encoder", "_first", "group")
 
@@ -177,7 +176,7 @@ class GroupFetch:
         self._encoder = encoder_of(encoding, first, last, group.first_frame)
 
     def take(self) -> GroupFragment:
-        """New data of the group. It is refused if frame `first` is missing, also behind the end (draft 06)."""
+        """Refused if frame `first` is missing, also behind the end (draft 06)."""
         group, first = self.group, self._first
         chunks = tuple(self._encoder.take(group.parts))
         end = group.first_frame + max(1, group.frames)  # of an empty group, frame 0 may be asked for

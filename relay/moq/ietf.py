@@ -1,7 +1,7 @@
-"""A moq-transport session of one draft: the state machine of either end, without I/O. See `machine` for its use.
+"""A moq-transport session of one draft (`machine` says how to drive it).
 
-It gives the events and takes the commands of `relay.moq.lite`. A server's owner decides on admission: `Introduced`
-comes with the peer's SETUP, and `setup.admit` answers.
+It gives the events and takes the commands of `relay.moq.lite`. A server's owner decides on admission:
+`Introduced` comes with the peer's SETUP, and `setup.admit` answers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MOST_PARKED = 64  # requests that wait for a verdict on their token, and tokens 
 
 
 class Parked(NamedTuple):
-    """A request with a token."""
+    """With a token."""
 
     exchange: Exchange
     message: Request
@@ -51,7 +51,7 @@ class Parked(NamedTuple):
 
 
 class ParkedParty(RequestHandler):
-    """Its side until then."""
+    """Until the verdict."""
 
     def __init__(self, parked: dict[int, Parked], request: int) -> None:
         self._parked = parked
@@ -67,6 +67,8 @@ class ParkedParty(RequestHandler):
 
 class IetfSession(IetfCore):
     """One session."""
+
+    __deletable__ = ("setup", "requests", "serving", "exchanges")
 
     setup: SetupExchange
     requests: Requests
@@ -92,13 +94,18 @@ class IetfSession(IetfCore):
         self.requests = self._requests_part = Requests(self, exchanges)
         self.serving = self._serving_part = IetfServing(self, exchanges)
         self.alive = AliveCheck(self)
-        self._parked: dict[int, Parked] = {}  # requests with a token that our owner checks
+        self._parked: dict[int, Parked] = {}  # by request; our owner checks their tokens
         self._tokens: set[str] = set()  # good ones
 
     def start(self, now: float) -> None:
-        """Begin. The transport's events follow by `receive`."""
+        """The transport's events follow by `receive`."""
         self.now = now
         self.setup.start()
+
+    def unlink(self) -> None:
+        super().unlink()
+        self.exchanges.unlink()
+        del self.setup, self.requests, self.serving, self.exchanges
 
     @property
     def name(self) -> str | None:
@@ -139,7 +146,7 @@ class IetfSession(IetfCore):
         return None
 
     def _opened(self, exchange: Exchange, message: Request) -> RequestHandler:
-        """A request of the peer. One with a token waits for our owner's verdict."""
+        """One with a token waits for our owner's verdict."""
         token = token_of(message.params.tokens)
         if token is None or token in self._tokens:
             return self._take(exchange, message)
@@ -177,7 +184,7 @@ class IetfSession(IetfCore):
 
 
 class _UniStream(Handler):
-    """A unidirectional stream of the peer until its first message tells what it is."""
+    """Until the first message tells what it is."""
 
     def __init__(self, session: IetfSession) -> None:
         self._session = session

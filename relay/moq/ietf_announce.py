@@ -1,7 +1,7 @@
 """Announcements of moq-transport: namespaces, in both directions.
 
-`PeerNamespaces` are those that the peer publishes, by PUBLISH_NAMESPACE, or by NAMESPACE where we asked. The writers
-write ours to a peer that asked: NAMESPACE on the stream of its request, or on draft 14 requests of their own.
+The peer publishes by PUBLISH_NAMESPACE, or by NAMESPACE where we asked. The writers write ours to a peer that
+asked: NAMESPACE on the stream of its request, or on draft 14 requests of their own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MOST_UPDATES = 16  # of one request, that wait for the answer to the first
 
 
 class PeerNamespaces:
-    """The namespaces of the peer under the prefixes of our owner."""
+    """Under the prefixes of our owner."""
 
     def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
         self._core = core
@@ -162,7 +162,7 @@ class PeerNamespaces:
 
 
 class Waiting(RequestHandler):
-    """PUBLISH_NAMESPACE or PUBLISH that is not answered yet."""
+    """PUBLISH_NAMESPACE or PUBLISH without an answer yet."""
 
     def __init__(self, waiting: dict[Exchange, Callable[[], RequestHandler]], exchange: Exchange) -> None:
         self._waiting = waiting
@@ -251,12 +251,12 @@ class Interest(RequestHandler):
 
 
 class InterestOwner(Protocol):
-    """The serving side of the session."""
+    """The serving side."""
 
     def cancelled(self, request: int, code: int | None) -> None: ...
 
     def change_prefix(self, writer: NamespaceWriter, prefix: str) -> None:
-        """The peer changes the prefix: a new request, which `begin` answers."""
+        """A new request, which `begin` answers."""
 
 
 class NamespaceWriter(RequestHandler):
@@ -287,7 +287,7 @@ class NamespaceWriter(RequestHandler):
         return self._shown(path) in self._sent
 
     def begin(self, offers: Iterable[Offer]) -> int:
-        """Write the initial set, or the difference to it under another prefix. Returns the size in bytes.
+        """The initial set, or the difference to it under another prefix. Returns the size in bytes.
 
         Suffixes are below the former prefix up to the answer of the update, below its own from there on.
         """
@@ -382,7 +382,7 @@ class NamespaceWriter(RequestHandler):
 
 
 class RequestingWriter(NamespaceWriter):
-    """The same on draft 14: a PUBLISH_NAMESPACE for each path."""
+    """On draft 14: a PUBLISH_NAMESPACE for each path."""
 
     def __init__(
         self,
@@ -413,5 +413,5 @@ class Offered(RequestHandler):
 
 
 def offered(exchanges: Exchanges, path: str) -> Exchange:
-    """Announce a path without being asked."""
+    """Without being asked."""
     return exchanges.ask(lambda number: PublishNamespace(number, namespace_of(path)), Offered())

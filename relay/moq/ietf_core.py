@@ -1,4 +1,4 @@
-"""`Core` of a moq-transport session: its draft, and codes in both directions."""
+"""`Core` of a moq-transport session."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ RESET: Final = {
 
 
 class SessionFault(ProtocolViolation):
-    """A violation with a session code that moq-lite lacks."""
+    """With a session code that moq-lite lacks."""
 
     ietf_code: ClassVar[int]
 
 
 class IetfCore(Machine):
-    """The common part of one moq-transport session.
+    """Of one moq-transport session.
 
     Size: a table of codes in each direction, beside the life of a session.
     """

@@ -1,4 +1,4 @@
-"""One subscription of a moq-transport peer: its messages, and the streams of its groups. `ietf_serving` calls it.
+"""One subscription of a moq-transport peer: its messages, and the streams of its groups.
 
 A group is a stream, and several if the publisher's group has several subgroups (`SubgroupStreams`).
 """
@@ -43,10 +43,10 @@ DEFAULT_PRIORITY: Final = 128
 MOST_JOINS: Final = 8  # joining fetches that wait for the answer to their SUBSCRIBE
 
 HEADERS: Final = 64
-"""Bytes that the headers of a group's streams may have: those of later subgroups are not known when it begins."""
+"""Bytes of a group's streams: later subgroups are not known when it begins."""
 
 END_OF_GROUP: Final = b"\x00\x00\x00\x03"
-"""The next object of a stream, without properties: the group has ended."""
+"""The next object of a stream, without properties."""
 
 
 def params_of(params: Parameters, before: SubscribeParams | None = None) -> SubscribeParams:
@@ -81,7 +81,7 @@ def _placed(params: SubscribeParams, wanted: Filter) -> SubscribeParams:
 
 
 def properties_of(info: TrackProperties) -> Properties:
-    """Of a track, for moq-transport viewers: as its publisher gave them, or those that stand for a moq-lite one."""
+    """As the track's publisher gave them, or those that stand for a moq-lite one."""
     if info.pairs is not None:
         return info.pairs
     return (
@@ -100,7 +100,7 @@ class Joining(NamedTuple):
 
 
 class IetfDelivery(Delivery):
-    """One subscription of the peer, until `over`.
+    """Of the peer, until `over`.
 
     Size: what every dialect needs (`Delivery`), and the messages and answers of this one.
     """
@@ -121,7 +121,7 @@ class IetfDelivery(Delivery):
         self.named = "", ""  # broadcast and track
         self.begun = False  # of a track that we offer: our owner was asked for it
         self.patient_until = 0.0
-        """Until when it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
+        """For a publisher (RENDEZVOUS_TIMEOUT)."""
         self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
@@ -213,7 +213,7 @@ class IetfDelivery(Delivery):
         fill.begin(start, largest)
 
     def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
-        """A joining fetch, which ends where this subscription begins."""
+        """It ends where this subscription begins."""
         if not self._accepted and len(self._joins) < MOST_JOINS:
             self._joins.append(Joining(fetch, start, relative))
         elif not self._accepted:
@@ -241,7 +241,7 @@ class IetfDelivery(Delivery):
     def open_stream(
         self, sequence: int, priority: int, subgroup: Subgroup | None, *, starts: bool
     ) -> tuple[Stream, bytes]:
-        """A stream of a group, and its header, which is not written. `starts`: with the first object."""
+        """With its header, which is not written. `starts`: with the first object."""
         stream = self._core.session.open_uni(priority)
         stream.context = GroupStream(self, sequence)
         self._streams += 1
@@ -316,7 +316,7 @@ class IetfDelivery(Delivery):
 
 
 class OfferedDelivery(IetfDelivery):
-    """A track that we offer by PUBLISH: a subscription of the peer once it agrees."""
+    """By PUBLISH: a subscription of the peer once it agrees."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class OfferedDelivery(IetfDelivery):
 
 
 class Subscribing(RequestHandler):
-    """The exchange of a subscription of the peer."""
+    """Of the peer."""
 
     def __init__(self, delivery: IetfDelivery) -> None:
         self._delivery = delivery
@@ -373,7 +373,7 @@ class Subscribing(RequestHandler):
 
 
 class Offering(Subscribing):
-    """The exchange of a track that we offer."""
+    """Of a track that we offer."""
 
     def __init__(self, delivery: OfferedDelivery) -> None:
         super().__init__(delivery)

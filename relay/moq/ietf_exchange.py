@@ -1,7 +1,7 @@
-"""Requests of moq-transport on the wire, of either side: `Exchange` is one of them.
+"""Requests of moq-transport on the wire, of either side.
 
-From draft 18 on each has a bidirectional stream. Before, all share the control stream and are told apart by their
-request ids, and a message takes the place of each end of a stream; a handler cannot tell.
+From draft 18 on each has a bidirectional stream. Before, all share the control stream and are told apart by
+their request ids, and a message takes the place of each end of a stream; a handler cannot tell.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ KINDS: Final = {
 RETRY_NEVER: Final = None
 
 MOST_IDS: Final = 1 << 30
-"""Of MAX_REQUEST_ID: what the requests cost is limited elsewhere, so that no peer waits for ids."""
+"""What the requests cost is limited elsewhere, so that no peer waits for ids."""
 
 MOST_WAITING: Final = 4_096  # requests of ours that wait for the peer's MAX_REQUEST_ID
 
 
 MOST_UNREAD: Final = 1 << 24
-"""Bytes of our messages that wait on the stream of a peer's message: it reads no answers."""
+"""Bytes of our messages on the stream of a peer's message: it reads no answers."""
 
 
 class UnreadAnswers(SessionFault):
@@ -83,30 +83,30 @@ class UnreadAnswers(SessionFault):
 
 
 class InvalidRequestId(SessionFault):
-    """A request id of the wrong side, or used before."""
+    """Of the wrong side, or used before."""
 
     ietf_code = SessionCode.INVALID_REQUEST_ID
 
 
 class TooManyRequests(SessionFault):
-    """A request id that was not granted."""
+    """An id that was not granted."""
 
     ietf_code = SessionCode.TOO_MANY_REQUESTS
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class RequestHandler:
-    """Our side of an exchange: takes the peer's messages and its end."""
+    """Takes the peer's messages and its end."""
 
     def on_message(self, message: Message) -> None:
-        """The peer's next message. Raises ProtocolViolation for one that has no place here."""
+        """Raises ProtocolViolation for a message that has no place here."""
         raise ProtocolViolation(f"{type(message).__name__} has no place here")
 
     def on_finished(self) -> None:
-        """The peer will send no more messages."""
+        """No more messages of the peer."""
 
     def on_left(self, code: int) -> None:
-        """The peer left or aborted the exchange; `code` is of the current stream registry."""
+        """`code` is of the current stream registry."""
 
 
 class _NoHandler(RequestHandler):
@@ -128,7 +128,7 @@ class Exchange(Handler):
         self.id = number
         self.kind = kind
         self.stream = stream
-        """Where its messages go: for the account of unsent bytes."""
+        """For the account of unsent bytes."""
         self.handler: RequestHandler = NO_HANDLER
         self.over = False  # our half
         self._core = core
@@ -136,7 +136,6 @@ class Exchange(Handler):
 
     @property
     def shares_stream(self) -> bool:
-        """Other requests use the same stream."""
         return False
 
     def send(self, message: Message, *, fin: bool = False) -> int:
@@ -144,7 +143,7 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def leave(self) -> None:
-        """We end it in order: no messages follow ours; the peer may finish."""
+        """In order: no messages follow ours; the peer may finish."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -152,14 +151,14 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:
-        """Leave it, and take no more messages. `code` is of the current stream registry."""
+        """And take no more messages. `code` is of the current stream registry."""
         raise NotImplementedError
 
     def ok(self, params: Parameters = NO_PARAMETERS, properties: Properties = ()) -> int:
         return self.send(RequestOk(params, properties, request_id=self.id, to=self.kind))
 
     def error(self, code: int, reason: str = "") -> None:
-        """Refuse. `code` is of the current stream registry."""
+        """`code` is of the current stream registry."""
         number = self._core.refusal(code)
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
         self.handler = NO_HANDLER
@@ -177,7 +176,7 @@ class Exchange(Handler):
         return number
 
     def updated(self, update: RequestUpdate) -> None:
-        """Answer an update by the peer, where the draft has an answer."""
+        """Where the draft has an answer."""
         if not self._core.profile.fixed_fields:
             self.send(RequestOk(request_id=update.request_id, to=RequestKind.UPDATE))
 
@@ -198,7 +197,9 @@ class StreamExchange(Exchange):
         super().__init__(core, owner, number, kind, stream)
         self._opened = opened
         self._decoder = MessageDecoder(core.profile, core.limits.message)
+        self._read = False  # the peer's half has ended
         stream.context = self
+        owner.on_streams.add(self)
 
     def send(self, message: Message, *, fin: bool = False) -> int:
         if self.over:
@@ -218,15 +219,19 @@ class StreamExchange(Exchange):
             self.over = True
             self._owner.release(self.id)
             self.stream.write((), fin=True)
+            if self._read:
+                self._end()
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:
         self._end()
         self._core.refuse(self.stream, code)
 
     def _end(self) -> None:
+        """Leaves no reference cycle."""
         self.over = True
         self.handler = NO_HANDLER
         self.stream.context = IGNORE
+        self._owner.on_streams.discard(self)
         self._owner.release(self.id)
 
     # --- events of the stream
@@ -249,9 +254,12 @@ class StreamExchange(Exchange):
                 self.handler.on_message(message)
         if fin and stream.context is self:
             self._decoder.end()
+            self._read = True
             self.handler.on_finished()
             if self._opened is not None:
-                self.finish()  # it ended without a request
+                self.finish()  # without a request
+            elif self.over:
+                self._end()
 
     def on_reset(self, stream: Stream, code: int) -> None:
         handler = self.handler
@@ -272,7 +280,7 @@ class StreamExchange(Exchange):
 
 
 class ControlExchange(Exchange):
-    """A request on the control stream. `leaving` makes the message that ends it from our side."""
+    """On the control stream. `leaving` makes the message that ends it from our side."""
 
     def __init__(
         self,
@@ -334,12 +342,22 @@ class Exchanges:
         self._expected = (
             1 if core.session.is_client else 0
         )  # least next id of the peer, on the control stream
+        self.on_streams: set[StreamExchange] = set()
         self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
         self._updates: dict[int, ControlExchange] = {}  # unanswered ones of ours
         self._names: dict[tuple[bool, TrackNamespace], int] = {}
-        """Requests about namespaces by (is ours, name): 14 ends them by name."""
-        self.control: Stream | None = None  # where our control messages go
+        """By (is ours, name): 14 ends requests about namespaces by name."""
+        self.control: Stream | None = None  # of our control messages
         self._most_unread = min(MOST_UNREAD, core.limits.backlog_session)
+
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for exchange in (*self.on_streams, *self._by_id.values()):
+            exchange.handler = NO_HANDLER
+            exchange.stream.context = IGNORE
+        self.on_streams.clear()
+        self._by_id.clear()
+        self._updates.clear()
 
     # --- ids
 
@@ -349,7 +367,7 @@ class Exchanges:
         return number
 
     def claim(self, number: int) -> None:
-        """The peer uses an id. Raises InvalidRequestId, TooManyRequests."""
+        """By the peer. Raises InvalidRequestId, TooManyRequests."""
         if number >= MOST_IDS and not self._core.profile.request_streams:
             raise TooManyRequests(f"request id {number} was not granted")
         if number % 2 == (0 if self._core.session.is_client else 1) or number in self._live:
@@ -360,7 +378,7 @@ class Exchanges:
         self._live.discard(number)
 
     def grant(self, maximum: int) -> None:
-        """The peer's MAX_REQUEST_ID: ours are below."""
+        """MAX_REQUEST_ID: ours are below."""
         self._granted = max(self._granted, maximum)
         while self._waiting and self._waiting[0][0] < self._granted:
             self.write(self._waiting.popleft()[1])
@@ -373,11 +391,11 @@ class Exchanges:
     # --- streams of requests
 
     def accept(self, stream: Stream) -> Handler:
-        """The handler of a bidirectional stream that the peer has opened."""
+        """Of the peer."""
         return StreamExchange(self._core, self, stream, opened=self._opened)
 
     def ask(self, make: Callable[[int], Request], handler: RequestHandler) -> Exchange:
-        """Send the request that `make` makes with an id. ValueError for what does not fit."""
+        """`make` takes an id. ValueError for what does not fit."""
         core = self._core
         number = self._next
         message = make(number)

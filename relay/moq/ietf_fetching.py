@@ -1,4 +1,4 @@
-"""FETCH of a moq-transport peer: its range as requests for one group after the other, answered on one stream."""
+"""FETCH of a moq-transport peer: requests for one group after the other, answered on one stream."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from relay.wire.ietf.streams import FetchEncoder, fetch_header
 from relay.wire.ietf.values import GroupOrder, Location, PropertyType
 from relay.wire.varint import MAX_VARINT
 
-MOST_MISSING: Final = 8  # groups in a row that do not exist, until the fetch gives up
+MOST_MISSING: Final = 8  # groups in a row that do not exist
 
 DEFAULT_PRIORITY: Final = 128
 
 
 class FetchOwner(Protocol):
-    """The serving side of the session."""
+    """The serving side."""
 
     def track_fetch(self, request: int, fetch: FetchAnswer) -> None:
         """`request` asks for the next group of the fetch, or for its end."""
@@ -38,7 +38,7 @@ class FetchOwner(Protocol):
 
 
 class FetchAnswer(RequestHandler):
-    """One fetch. `end` is the last object, inclusive; without an object, the whole group.
+    """`end` is the last object, inclusive; without an object, the whole group.
 
     Size: the range, the place in it, and the stream that is written, which change together.
     """
@@ -143,7 +143,7 @@ class FetchAnswer(RequestHandler):
             self._next()
 
     def _begin_object(self, start: FrameStart) -> bytes | None:
-        """The header of an object in the range."""
+        """Of an object in the range."""
         self._frame += 1
         number = start.id if isinstance(start, Object) else self._frame
         group, last = self._end
@@ -242,7 +242,7 @@ class FetchAnswer(RequestHandler):
 
 
 class Fill(FetchAnswer):
-    """FILL_PARAMETERS of a SUBSCRIBE: what precedes its start, on a fetch stream with its id, without an answer."""
+    """FILL_PARAMETERS: what precedes a SUBSCRIBE's start, on a fetch stream with its id, without an answer."""
 
     def _agree(self) -> None:
         pass

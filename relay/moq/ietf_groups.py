@@ -1,7 +1,7 @@
 """Groups that a moq-transport peer sends: the streams of one group, merged into one list of objects.
 
-Objects go on as they arrive. Where several streams of a group are open, ids decide the order as far as that delays an
-object only until the missing ones come or cannot come any more.
+Objects go on as they arrive. Where several streams of a group are open, ids decide the order as far as that
+delays an object only until the missing ones come or cannot come any more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from relay.model.group import FRAME_OVERHEAD, Object, Part, Subgroup
-from relay.moq.core import Handler
+from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_core import IetfCore
 from relay.transport.session import Stream
 from relay.wire.errors import BadTimestamp, StreamCode, WireError
@@ -22,9 +22,9 @@ from relay.wire.ietf.values import Properties, PropertyType
 
 EARLY_BYTES = 1 << 16  # bytes of a group that waits for its track
 
-HELD_BYTES = 1 << 20  # bytes of objects of a subscription that wait for lower ids of another stream
+HELD_BYTES = 1 << 20  # bytes of a subscription that wait for lower ids of another stream
 
-JOINING_BYTES = 8 << 20  # the same, of streams that wait for the fetch of what precedes them
+JOINING_BYTES = 8 << 20  # bytes of streams that wait for the fetch of what precedes them
 
 
 class Receiver(Protocol):
@@ -35,7 +35,7 @@ class Receiver(Protocol):
 
     @property
     def timed(self) -> bool:
-        """Objects have timestamps in units that the track named."""
+        """In units that the track named."""
 
     def add(
         self, sequence: int, first_frame: int, parts: list[Part], *, fin: bool, code: int | None = None
@@ -54,7 +54,7 @@ class Receiver(Protocol):
 def start_of(
     number: int, size: int, properties: Properties, subgroup: Subgroup, *, timed: bool, arrival: float
 ) -> Object:
-    """An object; without a usable timestamp its time is that of arrival, in microseconds."""
+    """Without a usable timestamp an object's time is that of arrival, in microseconds."""
     timestamp = None
     if timed:
         timestamp = next((v for kind, v in properties if kind == PropertyType.TIMESTAMP), None)
@@ -83,10 +83,10 @@ class Assembly:
         self._receiver = receiver
         self._streams: dict[SubgroupStream, None] = {}  # open, or not delivered
         self._writing: SubgroupStream | None = None  # in the middle of an object
-        self._last = -1  # id of the last object
+        self._last = -1  # id of an object
         self._begun = False
         self._void = False  # it holds the end of the track alone
-        self._broken: int | None = None  # code of a stream that was reset
+        self._broken: int | None = None  # code of a stream's reset
 
     # --- streams
 
@@ -94,7 +94,7 @@ class Assembly:
         self._streams[stream] = None
 
     def add(self, stream: SubgroupStream, parts: list[Part]) -> None:
-        """The next parts of a stream; `stream.inside` and `stream.ended` are set."""
+        """The next parts; `stream.inside` and `stream.ended` are set."""
         if self.closed:
             return
         if not self.joining and len(self._streams) == 1 and not stream.pending():
@@ -121,7 +121,7 @@ class Assembly:
         self.end_if_complete()
 
     def _next(self) -> SubgroupStream | None:
-        """The stream with the next object."""
+        """With the next object."""
         ready = [stream for stream in self._streams if stream.pending()]
         if not ready:
             return None
@@ -174,18 +174,25 @@ class Assembly:
             self.advance()
 
     def ends_with(self, status: ObjectStatus, number: int) -> None:
-        """An object without payload, with that id, marks the end of the group or of the track."""
+        """Without payload, with that id: the end of the group or of the track."""
         self.complete = True
         if status is ObjectStatus.END_OF_TRACK:
-            self._void = not number  # the track ended with the group before
+            self._void = not number  # with the group before
             self._receiver.ends(self.sequence + bool(number))
 
     def stop(self, code: int) -> None:
-        """The group is no longer needed: stop its streams. `code` is of the current stream registry."""
+        """Its streams. `code` is of the current stream registry."""
         self.closed = True
         streams, self._streams = self._streams, {}
         for stream in streams:
             stream.stop(code)
+
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for stream in self._streams:
+            stream.stream.context = IGNORE
+        self._streams.clear()
+        self._writing = None
 
     # --- the joining fetch
 
@@ -205,7 +212,7 @@ class Assembly:
         self.advance()
 
     def join_failed(self) -> None:
-        """Its beginning does not come."""
+        """The beginning does not come."""
         self.joining = False
         if not self.closed:
             self.stop(StreamCode.OLD)
@@ -213,7 +220,7 @@ class Assembly:
 
 
 class SubgroupStream(Handler):
-    """A subgroup stream of the peer. Until its track is known, its items wait in `early`."""
+    """Until its track is known, its items wait in `early`."""
 
     __slots__ = (
         *("_assembly", "_core", "_decoder", "_parts", "_receiver", "_subgroup"),
@@ -235,12 +242,12 @@ class SubgroupStream(Handler):
         self._parts: deque[Part] = deque()
 
     def pending(self) -> int:
-        """Parts that wait for lower ids of other streams."""
+        """That wait for lower ids of other streams."""
         return len(self._parts)
 
     @property
     def head(self) -> int:
-        """Id of the first waiting object; -1 for the rest of one."""
+        """Of the first waiting object; -1 for the rest of one."""
         part = self._parts[0]
         return part.id if isinstance(part, Object) else -1
 
@@ -271,7 +278,7 @@ class SubgroupStream(Handler):
         return parts
 
     def skip(self, last: int) -> None:
-        """Drop objects up to that id."""
+        """Objects up to that id."""
         while self._parts and self.head <= last:
             self.take()
 
@@ -292,7 +299,7 @@ class SubgroupStream(Handler):
             self.early.clear()
 
     def begin(self, items: Sequence[UniItem], *, fin: bool) -> None:
-        """The next items; `fin`: they are the last."""
+        """`fin`: they are the last."""
         if fin:
             self._decoder.end()
             self.ended = True

@@ -1,4 +1,4 @@
-"""Names: a namespace, a tuple of bytes, is the path of its fields joined by slashes; docs/interop.md has the limits.
+"""A namespace, a tuple of bytes, is the path of its fields joined by slashes; docs/interop.md has the limits.
 
 Bytes that are no UTF-8, a slash within a field and an empty field become lone surrogates, which no text of UTF-8 has: two
 namespaces never are one path, and no path of moq-lite, a URL or a token is that of such a namespace.
@@ -26,7 +26,7 @@ def _segment(field: bytes) -> str:
 
 
 def namespace_of(path: str) -> TrackNamespace:
-    """Of a normalised path; the empty one has no fields."""
+    """Of a path in normal form; the empty one has no fields."""
     return tuple([_field(segment) for segment in path.split("/")]) if path else ()
 
 
@@ -35,7 +35,7 @@ def _field(segment: str) -> bytes:
 
 
 def fits(path: str, track: str, profile: DraftProfile) -> bool:
-    """A path has a namespace of the draft, and it is not too long."""
+    """There is a namespace in the draft, and it is not too long."""
     if not path or path.count("/") >= MAX_NAMESPACE_FIELDS:
         return False
     size = sum([len(field) for field in namespace_of(path)]) + len(track.encode())
@@ -43,7 +43,7 @@ def fits(path: str, track: str, profile: DraftProfile) -> bool:
 
 
 def track_of(name: bytes) -> str | None:
-    """The name of a track as text; `None` if it is none."""
+    """As text; `None` if it is none."""
     try:
         return name.decode()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""Our requests to a moq-transport peer: subscriptions, fetches, and the objects that the peer sends for them.
+"""Our requests to a moq-transport peer, and the objects that it sends for them.
 
-One call of `receive` makes one event of all data of a subscription. SUBSCRIBE_OK has the properties of a track, so a
-question about them subscribes; a subscription that follows takes that one over.
+One call of `receive` makes one event of all data of a subscription. SUBSCRIBE_OK has the properties of a track,
+so a question about them subscribes; a subscription that follows takes that one over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.model.track import (
     SubscribeParams,
     TrackProperties,
 )
-from relay.moq.core import Handler
+from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_announce import PeerNamespaces
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
@@ -72,7 +72,7 @@ from relay.wire.ietf.values import (
 from relay.wire.varint import MAX_VARINT
 
 UNCLAIMED: Final = 2.0
-"""Seconds after its answer that a subscription for a track's properties waits for a real one."""
+"""Seconds that a subscription for a track's properties waits for a real one."""
 
 UNCLAIMED_BYTES: Final = 1 << 20  # bytes of groups that it keeps
 
@@ -85,17 +85,17 @@ NEUTRAL: Final = SubscribeParams(priority=DEFAULT_PRIORITY)  # of a track withou
 PUBLISH_GRACE: Final = 0.05
 """Seconds in which a subscription that waits for an offered track may take it, before the answer to PUBLISH."""
 
-RETIRED: Final = 1_024  # track aliases of ended subscriptions that are remembered
+RETIRED: Final = 1_024  # aliases of ended subscriptions
 
 
 class DuplicateAlias(SessionFault):
-    """A track alias that is in use."""
+    """It is in use."""
 
     ietf_code = SessionCode.DUPLICATE_TRACK_ALIAS
 
 
 def info_of(properties: Properties) -> TrackProperties:
-    """Of a track, from SUBSCRIBE_OK or PUBLISH."""
+    """From SUBSCRIBE_OK or PUBLISH."""
     known = {kind: value for kind, value in properties if isinstance(value, int)}
     priority = known.get(PropertyType.DEFAULT_PRIORITY)
     timescale = known.get(PropertyType.TIMESCALE, 0)
@@ -117,12 +117,12 @@ def filter_of(params: SubscribeParams, profile: DraftProfile) -> Filter:
 
 
 def is_timed(properties: Properties) -> bool:
-    """Objects of a track have timestamps in units that it names."""
+    """Objects have timestamps in units that the track names."""
     return any(kind == PropertyType.TIMESCALE for kind, _ in properties)
 
 
 class Subscription(RequestHandler):
-    """One subscription of ours, and its open groups.
+    """And its open groups.
 
     Size: until its owner claims it, it keeps what a question found out, and the data of its first groups.
     """
@@ -149,10 +149,10 @@ class Subscription(RequestHandler):
         self._newest = -1
         self._done = False  # no group follows
         self._final: int | None = None
-        self._kept = 0  # bytes of data that wait for a claim
+        self._kept = 0  # bytes that wait for a claim
         self._joins = isinstance(filter_of(params, core.profile), NextObject)
         self._join: Join | None = None
-        # data of this call, by sequence: first frame, parts, fin, code
+        # of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, list[Part], bool, int | None]] = {}
 
     # --- the answer
@@ -257,6 +257,13 @@ class Subscription(RequestHandler):
     def on_left(self, code: int) -> None:
         self._reject(code, code)
 
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for group in self.groups.values():
+            group.unlink()
+        self.groups.clear()
+        self._join = None
+
     def leave(self, code: int | None) -> None:
         """We want no more of it."""
         for group in self.groups.values():
@@ -264,13 +271,14 @@ class Subscription(RequestHandler):
         self.groups.clear()
         if self._join is not None:
             self._join.leave()
+            self._join = None
         if self.exchange is not None and not self._done:
             self.exchange.cancel(StreamCode.CANCELLED if code is None else code)
 
     # --- groups
 
     def begin(self, stream: SubgroupStream) -> None:
-        """A subgroup stream of the peer."""
+        """A stream of the peer."""
         sequence = stream.header.group
         group = self.groups.get(sequence)
         largest = self._largest
@@ -441,7 +449,7 @@ class OfferedTrack(Subscription):
 
 
 class FetchParty(RequestHandler):
-    """A fetch of ours: its answer, and the objects of its stream."""
+    """Its answer, and the objects of its stream."""
 
     def __init__(self, core: IetfCore, owner: Requests) -> None:
         self.exchange: Exchange | None = None
@@ -487,7 +495,7 @@ class FetchParty(RequestHandler):
 
 
 class Join(FetchParty):
-    """Fetches the beginning of the group in which a subscription starts."""
+    """The beginning of the group in which a subscription starts."""
 
     def __init__(self, core: IetfCore, owner: Requests, subscription: Subscription, group: Assembly) -> None:
         super().__init__(core, owner)
@@ -518,7 +526,7 @@ class Join(FetchParty):
 
 
 class GroupFetch(FetchParty):
-    """Fetches a group for our owner."""
+    """For our owner."""
 
     def __init__(
         self, core: IetfCore, owner: Requests, request: int, group: int, start: int, *, timed: bool
@@ -545,7 +553,7 @@ class GroupFetch(FetchParty):
 
 
 class FetchReader(Handler):
-    """A fetch stream of the peer."""
+    """A stream of the peer."""
 
     def __init__(self, core: IetfCore, fetch: FetchParty, decoder: UniDecoder) -> None:
         self._core = core
@@ -588,7 +596,7 @@ class FetchReader(Handler):
 
 
 class Requests:
-    """All requests of our side.
+    """Of our side.
 
     Size: a method for each command, and for each kind of stream that answers one.
     """
@@ -609,8 +617,22 @@ class Requests:
         self._asked_to_leave = False
         self._early: dict[SubgroupStream, float] = {}  # until when they wait for their track
 
+    def unlink(self) -> None:
+        for subscription in (*self._subscriptions.values(), *self._unclaimed.values()):
+            subscription.unlink()
+        for fetch in self.fetches.values():
+            fetch.exchange = None
+        tables = (self._subscriptions, self._unclaimed, self._offered, self._questions, self._aliases)
+        for table in tables:
+            table.clear()
+        self.fetches.clear()
+        self._group_fetches.clear()
+        for stream in self._early:
+            stream.stream.context = IGNORE
+        self._early.clear()
+
     def flush(self) -> None:
-        """At the end of a call: one event per subscription."""
+        """One event per subscription."""
         fresh, self.fresh = self.fresh, []
         for subscription in fresh:
             subscription.flush()
@@ -775,19 +797,19 @@ class Requests:
     # --- for subscriptions
 
     def name(self, subscription: Subscription, alias: int) -> None:
-        """The peer's name of a track on data streams. Raises DuplicateAlias."""
+        """The peer's, on data streams. Raises DuplicateAlias."""
         if self._aliases.get(alias, subscription) is not subscription:
             raise DuplicateAlias(f"track alias {alias} is in use")
         self._aliases[alias] = subscription
 
     def adopt(self, subscription: Subscription) -> None:
-        """Pass on its groups that came before the answer."""
+        """Its groups that came before the answer."""
         for stream in [s for s in self._early if s.header.alias == subscription.alias]:
             del self._early[stream]
             subscription.begin(stream)
 
     def drop(self, subscription: Subscription) -> None:
-        """End a subscription of a question that no subscription took over."""
+        """Of a question that no subscription took over."""
         self.forget(subscription)
         subscription.leave(None)
 

@@ -87,7 +87,7 @@ class Rendezvous:
 
 
 class TrackOffer:
-    """A track that we offer to the peer."""
+    """To the peer."""
 
     def __init__(self, path: str, track: str) -> None:
         self.path = path
@@ -134,7 +134,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._asking: dict[int, IetfDelivery] = {}  # by the request for the track's properties
         self._statuses: dict[int, Exchange] = {}
         self._awaiting: dict[int, Rendezvous] = {}  # by request of the subscription
-        self._tracks: dict[int, dict[tuple[str, str], TrackOffer]] = {}  # offered, by interest
+        self._tracks: dict[int, dict[tuple[str, str], TrackOffer]] = {}  # by interest
         self._unanswered: dict[int, TracksInterest] = {}
         self._offering: dict[int, TrackOffer] = {}  # by the request for their properties
         self._fetches: dict[int, FetchAnswer] = {}  # by their present request
@@ -245,7 +245,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 self._tracks[writer.tracks] = {}
 
     def change_prefix(self, writer: NamespaceWriter, prefix: str) -> None:
-        """The peer changes the prefix: a new request, which `writer.begin` answers."""
+        """A new request, which `writer.begin` answers."""
         core = self._core
         self._writers.pop(writer.request, None)
         core.emit(RequestCancelled(writer.request, None))
@@ -282,7 +282,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 super().reject(offer.delivery.request, StreamCode.CANCELLED)
 
     def _publish(self, offer: TrackOffer, info: TrackProperties) -> None:
-        """PUBLISH: the answer begins a subscription of the peer."""
+        """The answer begins a subscription of the peer."""
         core = self._ietf
         request = core.new_request()
         namespace, name = namespace_of(offer.path), offer.track.encode()
@@ -296,7 +296,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         offer.delivery = self._deliveries[request] = delivery
 
     def end_interest(self, request: int) -> None:
-        """The peer watches for no further tracks; those offered to it continue."""
+        """Tracks offered to the peer continue."""
         self._unanswered.pop(request, None)
         if self._tracks.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, None))
@@ -322,7 +322,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             self._core.emit(SubscribeRequested(delivery.request, *delivery.named, delivery.wanted))
 
     def _fixed(self) -> dict[str, Any]:
-        """Fields of an answer about a track, where the draft has them."""
+        """Of an answer about a track, where the draft has them."""
         fixed = self._ietf.profile.fixed_fields
         return {"expires": 0, "order": GroupOrder.DESCENDING} if fixed else {}
 

@@ -1,4 +1,4 @@
-"""The set-up of a moq-transport session: SETUP in both generations, admission, and events held until then."""
+"""SETUP in both generations, admission, and events held until then."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from relay.wire.ietf.values import Token, TokenKind
 IMPLEMENTATION = "moq-relay"
 
 TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{1,8192}")
-"""What a token looks like: it becomes part of a query."""
+"""It becomes part of a query."""
 
-MOST_WAITING = 1_024  # messages on the control stream until the peer is admitted
+MOST_WAITING = 1_024  # on the control stream until the peer is admitted
 
 WAITING_BYTES = 262_144  # of these messages
 
@@ -45,13 +45,13 @@ class SetupExchange:
         self.admitted = admitted
         self._introduced = False
         self._peer: Setup | None = None
-        self._stream: Stream | None = None  # the bidirectional control stream of the older drafts
-        self._waiting: list[Message] = []  # on that, until the peer is admitted
+        self._stream: Stream | None = None  # of the older drafts
+        self._waiting: list[Message] = []  # until the peer is admitted
         self._waiting_bytes = 0
         self._leaving = False  # the peer has sent GOAWAY
 
     def start(self) -> None:
-        """Send what can be sent."""
+        """What can be sent."""
         core = self._core
         self.deadline = core.now + core.limits.setup_timeout
         if core.profile.request_streams:
@@ -66,7 +66,7 @@ class SetupExchange:
         self._advance()
 
     def admit(self, now: float) -> None:
-        """Answers the peer's SETUP; `Opened` follows."""
+        """`Opened` follows."""
         core = self._core
         core.now = now
         if not self.admitted and core.state is not State.CLOSED:
@@ -118,7 +118,7 @@ class SetupExchange:
         )
 
     def on_stream(self, stream: Stream) -> None:
-        """The peer's control stream has begun (older drafts)."""
+        """The peer's control stream (older drafts)."""
         self._stream = stream
         self._exchanges.control = stream
 
@@ -138,7 +138,7 @@ class SetupExchange:
         self._advance()
 
     def _target(self) -> str | None:
-        """The peer's path and query; its token joins the query."""
+        """The peer's path and query, with its token."""
         setup, session = self._peer, self._core.session
         token = None if setup is None else token_of(setup.tokens)
         if setup is None or (session.path is not None and token is None):
@@ -178,14 +178,14 @@ class SetupExchange:
     # --- the control stream, once it is set up
 
     def count_waiting(self, size: int) -> None:
-        """Bytes of the control stream. Raises ProtocolViolation for too many before admission."""
+        """Of the control stream. Raises ProtocolViolation for too many bytes before admission."""
         if self._core.state is not State.ESTABLISHED:
             self._waiting_bytes += size
             if self._waiting_bytes > WAITING_BYTES:
                 raise ProtocolViolation("too much before the answer to SETUP")
 
     def on_control(self, message: Message) -> None:
-        """A message of the peer's control stream; most wait until the set-up is complete. Raises WireError."""
+        """Most messages wait until the set-up is complete. Raises WireError."""
         core = self._core
         if isinstance(message, Setup):
             self.on_peer_setup(message)
@@ -214,7 +214,7 @@ class SetupExchange:
 
 
 def token_of(tokens: tuple[Token, ...]) -> str | None:
-    """The first token, as text. Raises UnknownTokenAlias: we keep none, and say so in SETUP."""
+    """The first, as text. Raises UnknownTokenAlias: we keep none, and say so in SETUP."""
     found = None
     for token in tokens:
         if token.kind in (TokenKind.USE_ALIAS, TokenKind.DELETE):
@@ -225,7 +225,7 @@ def token_of(tokens: tuple[Token, ...]) -> str | None:
 
 
 class _ControlStream(Handler):
-    """The bidirectional control stream of the older drafts. Its messages wait until the peer is admitted."""
+    """Of the older drafts. Its messages wait until the peer is admitted."""
 
     def __init__(self, core: IetfCore, setup: SetupExchange) -> None:
         self._core = core

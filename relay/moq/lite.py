@@ -1,10 +1,7 @@
-"""A moq-lite session, 01 to 06: the state machine of either end, without I/O.
+"""A moq-lite session, 01 to 06 (`machine` says how to drive it).
 
-Its owner passes the transport's events to `receive`, takes the session's events with `poll` after each call, answers
-with commands, and calls `on_time` at `deadline`. `now` is in seconds.
-
-A server's owner decides on admission: `Introduced` comes once the peer's path is known, and `setup.admit` answers.
-After `Opened` requests may be made, after `Established` those of the peer follow.
+A server's owner decides on admission: `Introduced` comes once the peer's path is known, and `setup.admit`
+answers. After `Opened` requests may be made, after `Established` those of the peer follow.
 """
 
 from __future__ import annotations
@@ -52,10 +49,12 @@ MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
 
 class LiteSession(LiteCore):
-    """One session, driven as the module says.
+    """One session.
 
     Size: the life of a session (`Machine`), and the parts that it is made of.
     """
+
+    __deletable__ = ("setup", "requests", "serving")
 
     setup: SetupExchange
     requests: Requests
@@ -88,12 +87,16 @@ class LiteSession(LiteCore):
     # --- the owner's side ------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Begin. The transport's events follow by `receive`."""
+        """The transport's events follow by `receive`."""
         self.now = now
         try:
             self.setup.start()
         except NoCommonVersion as error:
             self._on_wire_error(error, None)
+
+    def unlink(self) -> None:
+        super().unlink()
+        del self.setup, self.requests, self.serving
 
     @property
     def name(self) -> str | None:
@@ -127,7 +130,7 @@ class LiteSession(LiteCore):
     # --- streams of the peer ---------------------------------------------------------------------------------------
 
     def _handler(self, event: StreamData) -> Handler | None:
-        """For a stream that the peer has just opened; `None` while its events are held."""
+        """`None` while the stream's events are held."""
         stream = event.stream
         held = self.setup.held
         if self.state is State.NEGOTIATING:
@@ -144,7 +147,7 @@ class LiteSession(LiteCore):
 
 
 class _UniStream(Handler):
-    """A unidirectional stream of the peer until its first message: a group, or SETUP."""
+    """Until the first message: a group, or SETUP."""
 
     def __init__(self, session: LiteSession) -> None:
         self._session = session

@@ -1,8 +1,7 @@
 """Announcements of moq-lite, one object per Announce stream.
 
-`AnnounceReader` is a stream of ours and reports the peer's announcements. `AnnounceWriter` is a stream of the peer
-and writes ours. Both keep the live paths of their stream: a sender must alternate between the begin and the end of a
-path (moq-lite, "Announce").
+Both keep the live paths of their stream: a sender must alternate between the begin and the end of a path
+(moq-lite, "Announce").
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from relay.wire.errors import DuplicateAnnounce, StreamCode, UnknownAnnounce, Wi
 
 INIT_SIZE = 32_768  # bytes of suffixes in ANNOUNCE_INIT: peers limit messages
 
-MAX_PREFIX = 8  # bytes of a length prefix
+MAX_PREFIX = 8  # bytes
 
 
 class AnnounceReader(Handler):
-    """An Announce stream of ours."""
+    """A stream of ours."""
 
     def __init__(self, core: LiteCore, owner: AnswerOwner, request: int, prefix: str, stream: Stream) -> None:
         self.stream = stream
@@ -155,7 +154,7 @@ class _Sent(NamedTuple):
 
 
 class AnnounceWriter(PeerRequest):
-    """An Announce stream of the peer: the initial set, then changes."""
+    """A stream of the peer: the initial set, then changes."""
 
     def __init__(
         self, core: LiteCore, owner: RequestOwner, request: int, prefix: str, stream: Stream
@@ -173,7 +172,7 @@ class AnnounceWriter(PeerRequest):
         return self._suffix(path) in self._sent
 
     def begin(self, offers: Iterable[Offer]) -> int:
-        """Write the initial set. Returns its size in bytes."""
+        """The initial set. Returns its size in bytes."""
         version = self._lite.version
         usable = list({self._suffix(offer.path): offer for offer in offers if self._sendable(offer)}.values())
         first = b""

@@ -1,4 +1,4 @@
-"""`Core` of a moq-lite session: with its version."""
+"""`Core` of a moq-lite session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relay.wire.version import Version
 
 
 class LiteCore(Machine):
-    """The common part of one moq-lite session."""
+    """With its version."""
 
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:
         super().__init__(session, limits, hop)

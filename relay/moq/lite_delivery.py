@@ -1,4 +1,4 @@
-"""Messages of one subscription of a moq-lite peer. `lite_serving` calls it."""
+"""Messages of one subscription of a moq-lite peer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> Subscri
 
 
 class LiteDelivery(Delivery):
-    """One subscription of the peer, until `over`."""
+    """Of the peer, until `over`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Our requests: subscriptions, fetches, track properties, estimates; and the groups that the peer sends for them.
+"""Our requests, and the groups that the peer sends for them.
 
 One call of `receive` makes one event of all data of a subscription.
 """
@@ -61,7 +61,7 @@ class Start:
 
 
 class Subscription(Handler):
-    """One subscription of ours, and the streams of its open groups."""
+    """And the streams of its open groups."""
 
     def __init__(
         self, core: LiteCore, owner: Requests, request: int, message: Subscribe, stream: Stream
@@ -77,11 +77,11 @@ class Subscription(Handler):
         self._owner = owner
         self._decoder = SubscribeDecoder(core.version, core.limits.message)
         self.sent = b""
-        """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
+        """As the peer knows our parameters: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
         self._closed = False  # the peer's half
         self._left = False  # our half
-        # data of this call, by sequence: first frame, parts, fin, code
+        # of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
     @property
@@ -136,7 +136,7 @@ class Subscription(Handler):
         self._owner.failed(self, error.stream_code, error.stream_code)
 
     def end_request(self) -> None:
-        """End our half of the Subscribe stream; once."""
+        """Once."""
         if not self._left:
             self._left = True
             if self._core.version.leaves_by_reset:
@@ -173,7 +173,7 @@ class Subscription(Handler):
         self._fresh[sequence] = (first_frame, parts, fin, code)
 
     def has_ended(self, sequence: int) -> bool:
-        """True if that group began and ended within this call."""
+        """It began and ended within this call."""
         known = self._fresh.get(sequence)
         return known is not None and (known[2] or known[3] is not None)
 
@@ -188,7 +188,7 @@ class Subscription(Handler):
 
 
 class IncomingGroup(Handler):
-    """A group stream of the peer, after its header."""
+    """After its header."""
 
     __slots__ = ("_core", "_decoder", "_sequence", "_start", "_subscription")
 
@@ -224,7 +224,7 @@ class IncomingGroup(Handler):
 
 
 class Question(Handler):
-    """A stream of ours for one request other than a subscription. The other half carries the answer."""
+    """A stream of ours for one request other than a subscription."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         self.stream = stream
@@ -232,7 +232,8 @@ class Question(Handler):
         self._owner = owner
         self._request = request
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.context = IGNORE
         self._reject(relay_stream_code(code, self._core.version), code)
 
     def on_fault(self, error: WireError) -> None:
@@ -249,58 +250,61 @@ class Question(Handler):
 
 
 class InfoStream(Question):
-    """A Track stream of ours."""
+    """TRACK."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
         self._decoder = TrackInfoDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for info in self._decoder.feed(data):
             properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
             self._core.emit(InfoReceived(self._request, properties))
             self._finish()
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
 
 
 class FetchStream(Question):
-    """A Fetch stream of ours: bare frames."""
+    """Bare frames."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream, fetch: Fetch) -> None:
         super().__init__(core, owner, request, stream)
         self._fetch = fetch
         self._decoder = FrameDecoder(core.version, core.limits.frame)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         parts = tuple(self._decoder.feed(data))
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._finish()
         part = GroupPart(self._fetch.group, self._fetch.start_frame, parts, fin, None)
         self._core.emit(FetchedData(self._request, part))
 
 
 class ProbeStream(Question):
-    """A Probe stream of ours."""
+    """PROBE."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
         self._decoder = ProbeDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for probe in self._decoder.feed(data):
             self._core.spend()
             self._core.emit(ProbeReceived(self._request, probe.bitrate, probe.rtt))
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._finish()
             self._core.emit(RequestFinished(self._request))
 
 
 class Requests(AnswerOwner):
-    """All requests of our side."""
+    """Of our side."""
 
     def __init__(self, core: LiteCore) -> None:
         self.fresh: list[Subscription] = []  # with data in this call
@@ -317,8 +321,17 @@ class Requests(AnswerOwner):
     def on_time(self, now: float) -> None:
         """It has no deadlines."""
 
+    def unlink(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.groups.clear()
+        for handler in (*self._subscriptions.values(), *self._others.values()):
+            handler.stream.context = IGNORE
+        self._subscriptions.clear()
+        self._by_id.clear()
+        self._others.clear()
+
     def flush(self) -> None:
-        """At the end of a call: one event per subscription."""
+        """One event per subscription."""
         fresh, self.fresh = self.fresh, []
         for subscription in fresh:
             subscription.flush()
@@ -341,7 +354,7 @@ class Requests(AnswerOwner):
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
-        """Subscribe, without fields that the version lacks.
+        """Without fields that the version lacks.
 
         06: max age brings history, and limits later groups; see `Start`.
         """
@@ -516,7 +529,7 @@ class Requests(AnswerOwner):
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
-        """The peer refused or aborted it. Open groups continue until the owner cancels the request."""
+        """Open groups continue until the owner cancels the request."""
         if self._by_id.pop(subscription.id, None) is not None:
             replaced = subscription.replaced
             subscription.flush()
@@ -573,7 +586,7 @@ class Requests(AnswerOwner):
         return group
 
     def on_datagram(self, data: bytes) -> None:
-        """A group of one frame. Drops unreadable datagrams, and those without a subscription."""
+        """Drops unreadable datagrams, and those without a subscription."""
         core = self._core
         if not core.version.has_timestamps:
             return
@@ -592,5 +605,5 @@ class Requests(AnswerOwner):
 
 
 def _fitting(group: int | None) -> int | None:
-    """The largest that fits is stored as value + 1."""
+    """Stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relay.model.track import TrackProperties
-from relay.moq.core import Handler, PeerRequest
+from relay.moq.core import IGNORE, Handler, PeerRequest
 from relay.moq.lite_announce import AnnounceWriter
 from relay.moq.lite_core import LiteCore
 from relay.moq.lite_delivery import LiteDelivery, params_of
@@ -71,7 +71,7 @@ class IncomingRequest(Handler):
             if self._answer is not None:
                 self._answer.on_data(stream, b"", fin=True)
             elif stream.context is self:
-                stream.write((), fin=True)  # it ended without a request
+                stream.write((), fin=True)  # without a request
 
     def on_reset(self, stream: Stream, code: int) -> None:
         if self._answer is None:
@@ -173,7 +173,9 @@ class LiteServing(Serving[LiteDelivery, AnnounceWriter]):
         if answer is not None:
             info = TrackInfo(*properties[:4])
             answer.stream.write((info.encode(self._lite.version),), fin=True)
+            answer.stream.context = IGNORE
 
     def _forget(self, delivery: LiteDelivery) -> None:
         super()._forget(delivery)
         self._ids.discard(delivery.id)
+        delivery.stream.context = IGNORE

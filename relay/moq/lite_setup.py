@@ -1,4 +1,4 @@
-"""The set-up of a moq-lite session: version, SETUP in both generations, admission, and events held until then."""
+"""Version, SETUP in both generations, admission, and events held until then."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AUTHORITY_PARAM = 5
 
 
 class SetupExchange:
-    """The set-up of one session. `versions`: those that SETUP may choose."""
+    """`versions`: those that SETUP may choose."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class SetupExchange:
         self.admitted = admitted
         self._introduced = False
         self._target: str | None = None
-        # reply to SETUP (01, 02), sent after admission
+        # to SETUP (01, 02), sent after admission
         self._answer: tuple[Stream, ServerSetup] | None = None
         self._stream: Stream | None = None  # of 01 and 02
 
     def start(self) -> None:
-        """Send what can be sent. Raises NoCommonVersion."""
+        """What can be sent. Raises NoCommonVersion."""
         core = self._core
         self.deadline = core.now + core.limits.setup_timeout
         if core.state is not State.NEGOTIATING:
@@ -69,7 +69,7 @@ class SetupExchange:
             self._send_client_setup()
 
     def admit(self, now: float) -> None:
-        """Answers the peer's SETUP; `Opened` follows."""
+        """`Opened` follows."""
         core = self._core
         core.now = now
         if not self.admitted and core.state is not State.CLOSED:
@@ -89,7 +89,7 @@ class SetupExchange:
         self.held.take()
 
     def handler(self, stream: Stream) -> Handler | None:
-        """For a stream before the version is known; `None` if it has to wait."""
+        """Before the version is known; `None` if the stream has to wait."""
         if self._core.session.is_client or stream.unidirectional or self._stream is not None:
             return None
         self._stream = stream
@@ -98,7 +98,7 @@ class SetupExchange:
     # --- messages
 
     def _own_target(self) -> str | None:
-        """Path and query for SETUP: those of a client whose transport has no URL."""
+        """For SETUP: path and query of a client whose transport has no URL."""
         session = self._core.session
         if not session.is_client or session.transport not in ("quic", "memory"):
             return None
@@ -184,7 +184,7 @@ class SetupExchange:
         core.emit(DialectChosen(draft, events))
 
     def on_server_setup(self, setup: ServerSetup) -> None:
-        """01 and 02, client side: the server chose."""
+        """01 and 02, client side."""
         chosen = version_from_setup_code(setup.version)
         if chosen not in self._offered:
             raise NoCommonVersion(f"the server chose version {setup.version:#x}, which was not offered")
@@ -224,7 +224,7 @@ class SetupExchange:
 
 
 class _SetupStream(Handler):
-    """The setup stream of 01 and 02; its end is the end of the session."""
+    """Of 01 and 02; its end is the end of the session."""
 
     def __init__(
         self, core: LiteCore, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder

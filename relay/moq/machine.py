@@ -1,8 +1,8 @@
 """The life of a session, the same in every dialect.
 
-Transport events go to the handlers of streams; a fault refuses a stream or ends the session. Its owner passes the
-transport's events to `receive`, takes the session's events with `poll` after each call, answers with commands, and calls
-`on_time` at `deadline`. `now` is in seconds.
+Transport events go to the handlers of streams; a fault refuses a stream or ends the session. Its owner passes
+the transport's events to `receive`, takes the session's events with `poll` after each call, answers with
+commands, and calls `on_time` at `deadline`. `now` is in seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from relay.moq.core import Core, Handler, State
+from relay.moq.core import IGNORE, Core, Handler, State
 from relay.moq.session import NEVER, Closed, PeerAlive
 from relay.moq.setup import Held
 from relay.transport.session import (
@@ -25,9 +25,9 @@ from relay.transport.session import (
 from relay.transport.session import Event as TransportEvent
 from relay.wire.errors import SessionCode, WireError
 
-ALIVE_AT_LEAST = 1.0  # seconds that a peer has, at least, to answer a ping
+ALIVE_AT_LEAST = 1.0  # seconds for an answer to a ping
 
-LATE_ROUND_TRIPS = 6  # time for a late group: packets lost twice have come by then
+LATE_ROUND_TRIPS = 6  # packets lost twice have come by then
 
 LATE_AT_MOST = 10.0  # seconds: a peer can make its round trip look long
 
@@ -35,7 +35,7 @@ EXPIRED = "token expired"  # reason of the close
 
 
 class SetupPart(Protocol):
-    """The set-up, as the life of the session needs it."""
+    """As the life of the session needs it."""
 
     deadline: float
     held: Held
@@ -45,21 +45,23 @@ class SetupPart(Protocol):
 
 
 class RequestsPart(Protocol):
-    """Our requests."""
+    """Ours."""
 
     @property
     def deadline(self) -> float: ...
     def on_time(self, now: float) -> None: ...
     def flush(self) -> None: ...
     def on_datagram(self, data: bytes) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class ServingPart(Protocol):
-    """The peer's requests."""
+    """Of the peer's requests."""
 
     def deadline(self) -> float: ...
     def on_time(self, now: float) -> None: ...
     def stop(self) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class AliveCheck:
@@ -93,7 +95,9 @@ class AliveCheck:
 
 
 class Machine(Core):
-    """The life of one session. Subclasses make its parts."""
+    """Subclasses make its parts."""
+
+    __deletable__ = ("_setup_part", "_requests_part", "_serving_part", "alive")
 
     # Subclasses hold them under their own types, too: a native class cannot narrow an attribute's.
     _setup_part: SetupPart
@@ -111,7 +115,7 @@ class Machine(Core):
 
     @property
     def deadline(self) -> float:
-        """When `on_time` is due, `inf` for never."""
+        """Of `on_time`, `inf` for never."""
         if self.closed:
             return NEVER
         return min(
@@ -140,8 +144,14 @@ class Machine(Core):
         self._serving_part.on_time(now)
 
     def fail(self, error: WireError) -> None:
-        """End the session for a fault of the peer that showed late."""
+        """A fault of the peer that showed late."""
         self._on_wire_error(error, None)
+
+    def unlink(self) -> None:
+        """Break reference cycles. The session has ended, and nothing calls it again."""
+        self._requests_part.unlink()
+        self._serving_part.unlink()
+        del self._setup_part, self._requests_part, self._serving_part, self.alive
 
     def authorized(self, request: int, *, granted: bool) -> None:
         """Answers `TokenOffered`."""
@@ -155,7 +165,7 @@ class Machine(Core):
         self.close(SessionCode.UNAUTHORIZED, EXPIRED)
 
     def close_code(self, error: WireError) -> int:
-        """The code on the wire for a fault of the peer."""
+        """On the wire, for a fault of the peer."""
         raise NotImplementedError
 
     # --- events of the transport -----------------------------------------------------------------------------------
@@ -174,10 +184,14 @@ class Machine(Core):
                         return
                     stream.context = handler
                 handler.on_data(stream, event.data, fin=event.fin)
+                if event.fin and stream.unidirectional:
+                    stream.context = IGNORE  # its handler may hold the stream: break the cycle
             elif isinstance(event, StreamReset):
                 stream = event.stream
                 if stream.context is not None:
                     stream.context.on_reset(stream, event.code)
+                    if stream.unidirectional:
+                        stream.context = IGNORE
                 elif self.state is not State.ESTABLISHED:
                     self._setup_part.held.add(event)
             elif isinstance(event, StreamStopped):
@@ -221,5 +235,5 @@ class Machine(Core):
         self.emit(Closed(event.code, event.reason, event.by_peer))
 
     def _handler(self, event: StreamData) -> Handler | None:
-        """For a stream that the peer has just opened; `None` while its events are held."""
+        """`None` while the stream's events are held."""
         raise NotImplementedError

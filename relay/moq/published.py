@@ -1,6 +1,6 @@
-"""A track that this side publishes in one session: numbers and holds its groups, and answers the peer's requests.
+"""A track that this side publishes in one session: holds its groups, and answers the peer's requests.
 
-The rules are those of a relay's own tracks: `GroupCache`, `Feed`, `GroupFetch`. `relay.client` uses it.
+The rules are those of a relay's own tracks: `GroupCache`, `Feed`, `GroupFetch`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relay.wire.varint import MAX_VARINT
 
 
 class PublishedTrack:
-    """One track of ours in one session."""
+    """In one session."""
 
     def __init__(
         self,
@@ -34,19 +34,19 @@ class PublishedTrack:
         """`keep` counts the groups held for late requests; `on_change` handles the events of the session."""
         self.name = name
         self.info = info
-        self.latest: int | None = None  # the highest sequence of a group or datagram so far
+        self.latest: int | None = None  # the highest sequence so far
         self.end: int | None = None  # after `finish`: the first sequence that will never exist
         self.code: int | None = None  # after `abort`
-        # Bytes have no limit, since the application decides what it writes.
+        # The application decides what it writes.
         limits = Limits(cache_groups=keep, cache_age=moq.NEVER, cache_track=1 << 62)
         self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
-        self._feeds: dict[int, Feed] = {}  # of subscriptions, by request
+        self._feeds: dict[int, Feed] = {}  # by request
         self._fetches: dict[int, GroupFetch] = {}
         self._session, self._clock, self._on_change = session, clock, on_change
 
     @property
     def subscribers(self) -> int:
-        """Number of running subscriptions."""
+        """Running subscriptions."""
         return len(self._feeds)
 
     def now(self) -> int:
@@ -69,7 +69,7 @@ class PublishedTrack:
         return GroupWriter(self, group)
 
     def datagram(self, payload: bytes, timestamp: int | None = None, *, sequence: int | None = None) -> int:
-        """Send a group of one frame as a datagram to every subscriber, once; return its sequence.
+        """A group of one frame, to every subscriber, once; return its sequence.
 
         ValueError before 05, which has none, and for a payload too large for the session.
         """
@@ -92,7 +92,7 @@ class PublishedTrack:
         self._on_change()
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
-        """Abort the track and its open groups. `code` is of the current stream table."""
+        """With open groups. `code` is of the current stream table."""
         if self.code is None:
             self.code = code
             self.cache.groups.clear()
@@ -193,7 +193,7 @@ class PublishedTrack:
 
 
 class GroupWriter:
-    """One group of a track. End it with `finish` or `abort`."""
+    """End it with `finish` or `abort`."""
 
     def __init__(self, track: PublishedTrack, group: EncodedGroup) -> None:
         self.track = track
@@ -203,7 +203,6 @@ class GroupWriter:
 
     @property
     def open(self) -> bool:
-        """True if more may be written."""
         return self.group.open and self.track.code is None
 
     @property
@@ -215,12 +214,12 @@ class GroupWriter:
         self._begin(len(payload), timestamp, payload)
 
     def start_frame(self, size: int, timestamp: int | None = None) -> None:
-        """Begin a frame of `size` bytes, which follow by `write_chunk`."""
+        """A frame of `size` bytes, which follow by `write_chunk`."""
         self._begin(size, timestamp)
         self._missing = size
 
     def write_chunk(self, data: bytes) -> None:
-        """Append the next bytes of the frame begun; ValueError if they are more than it has left."""
+        """The next bytes of the frame begun; ValueError if they are more than it has left."""
         self._check_open()
         if len(data) > self._missing:
             raise ValueError(f"the frame has room for {self._missing} bytes, not {len(data)}")
@@ -236,7 +235,7 @@ class GroupWriter:
         self.track.send(self.group)
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
-        """Abort the group. `code` is of the current stream table, and translated toward older peers."""
+        """`code` is of the current stream table, and translated toward older peers."""
         if self.open:
             self.group.code = code
             self.track.send(self.group)

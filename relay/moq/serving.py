@@ -13,7 +13,7 @@ from relay.model.backlog import Ranks
 from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import TrackProperties
-from relay.moq.core import Core, PeerRequest, RequestOwner
+from relay.moq.core import IGNORE, Core, PeerRequest, RequestOwner
 from relay.moq.delivery import Delivery
 from relay.moq.session import (
     NEVER,
@@ -30,11 +30,11 @@ from relay.wire.errors import StreamCode
 LOOK_AT_LEAST = 64
 """Streams of fetches and ended requests: with more, those fully sent are forgotten."""
 
-STREAM_COST = 2_048  # bytes of memory for such a stream, besides its unsent data
+STREAM_COST = 2_048  # bytes of memory, besides unsent data
 
 
 class Writer(Protocol):
-    """An interest of the peer in announcements, which writes them."""
+    """Writes announcements to the peer."""
 
     @property
     def stream(self) -> Stream: ...
@@ -44,13 +44,13 @@ class Writer(Protocol):
     def has_offered(self, path: str) -> bool: ...
 
     def begin(self, offers: Iterable[Offer]) -> int:
-        """Write the initial set. Returns its size in bytes."""
+        """Returns the size of the initial set in bytes."""
 
     def change(self, path: str, offer: Offer | None) -> int:
         """Announce, withdraw (`None`) or update a path, if the version can. Returns the bytes written."""
 
     def refuse(self, code: int) -> None:
-        """With a code of the current stream registry."""
+        """Of the current stream registry."""
 
 
 D = TypeVar("D", bound=Delivery)
@@ -58,7 +58,7 @@ W = TypeVar("W", bound=Writer)
 
 
 class LooseStreams:
-    """Streams of fetches and ended requests that may have unsent bytes, the oldest first."""
+    """Of fetches and ended requests, with unsent bytes, the oldest first."""
 
     __slots__ = ("_look_at", "_requests")
 
@@ -84,7 +84,7 @@ class LooseStreams:
         return sum(stream.unsent + STREAM_COST for stream in self._requests)
 
     def take(self, excess: int) -> list[tuple[Stream, int]]:
-        """Remove the oldest streams with their requests, until `excess` bytes are gone."""
+        """The oldest streams with their requests, until `excess` bytes are gone."""
         taken: list[tuple[Stream, int]] = []
         for stream, request in self._requests.items():
             if excess <= 0:
@@ -107,7 +107,7 @@ class Serving(RequestOwner, Generic[D, W]):
         self._writers: dict[int, W] = {}
         self._ending: set[int] = set()  # subscriptions whose end waits for their groups
         self._ranks = Ranks()
-        self.offers: dict[str, Offer] = {}  # by path: of `offer`
+        self.offers: dict[str, Offer] = {}  # by path
         self._unsent = 0  # upper bound for all streams: measured anew when it exceeds the limit
         self._loose = LooseStreams()
 
@@ -128,11 +128,11 @@ class Serving(RequestOwner, Generic[D, W]):
     # --- commands
 
     def has_offered(self, path: str) -> bool:
-        """True while an announcement of that path to the peer is live."""
+        """An announcement of that path to the peer is live."""
         return any(writer.has_offered(path) for writer in self._writers.values())
 
     def announce_initial(self, request: int, offers: Iterable[Offer] | None = None) -> None:
-        """Answer an interest with `offers`, or with those of `offer` that it covers."""
+        """With `offers`, or with those of `offer` that the interest covers."""
         writer = self._writers.get(request)
         if writer is not None:
             if offers is None:
@@ -146,7 +146,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._account(writer.change(path, offer))
 
     def offer(self, path: str, offer: Offer | None) -> None:
-        """The same, for every interest that covers the path, now or later."""
+        """For every interest that covers the path, now or later."""
         if offer is None:
             self.offers.pop(path, None)
         else:
@@ -159,7 +159,7 @@ class Serving(RequestOwner, Generic[D, W]):
         """Answers `TracksRequested`."""
 
     def accept(self, request: int, largest: Location | None = None) -> None:
-        """The track exists. `largest`: its newest group and the last complete frame there."""
+        """`largest`: its newest group and the last complete frame there."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.accept(largest)
@@ -191,16 +191,17 @@ class Serving(RequestOwner, Generic[D, W]):
         raise NotImplementedError
 
     def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:
-        """Answer a fetch, or continue the answer."""
+        """Or continue the answer."""
         answer = self._answers.get(request)
         if answer is not None:
             answer.stream.write(chunks, fin=fin)
             if fin:
                 del self._answers[request]
+                answer.stream.context = IGNORE
             self._keep_account(answer.stream, request, sum(map(len, chunks)))
 
     def reject(self, request: int, code: int) -> None:
-        """Refuse or abort a request, with a code of the current stream registry."""
+        """Or abort a request, with a code of the current stream registry."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.reject(code)
@@ -212,6 +213,17 @@ class Serving(RequestOwner, Generic[D, W]):
 
     def stop(self) -> None:
         self._ending.clear()
+
+    def unlink(self) -> None:
+        for delivery in self._deliveries.values():
+            delivery.unlink()
+        for answer in self._answers.values():
+            answer.stream.context = IGNORE
+        for writer in self._writers.values():
+            writer.stream.context = IGNORE
+        self._deliveries.clear()
+        self._answers.clear()
+        self._writers.clear()
 
     @property
     def ending(self) -> bool:
@@ -260,7 +272,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._shed()
 
     def _keep_account(self, stream: Stream, request: int, size: int) -> None:
-        """Count unsent bytes of a fetch, or of an ended request."""
+        """Of a fetch, or of an ended request."""
         self._account(size + self._loose.add(stream, request))
 
     def _shed(self) -> None:
@@ -271,7 +283,7 @@ class Serving(RequestOwner, Generic[D, W]):
         if self._unsent <= self.backlog_limit:
             return
         enough = self.backlog_limit * 3 // 4  # at the limit itself the next write would exceed it again
-        for stream, request in self._loose.take(self._unsent - enough):  # first: fetches are the past
+        for stream, request in self._loose.take(self._unsent - enough):  # fetches are the past
             unsent = stream.unsent
             self._unsent -= unsent + STREAM_COST
             self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": unsent}))

@@ -1,8 +1,7 @@
 """The vocabulary of a moq session: events, in the order of its life, and values of commands.
 
-Owners (connection actors, the client) handle the events and answer with commands of the state machine. A *request* is
-a number for one exchange: a subscription, a fetch, a question about a track, an interest in announcements. Both
-sides' numbers come from one counter, and none returns.
+A *request* is a number for one exchange: a subscription, a fetch, a question about a track, an interest in
+announcements. Both sides' numbers come from one counter, and none returns.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from relay.wire.version import Draft
 
 NEVER = float("inf")  # no deadline
 
-Location: TypeAlias = tuple[int, int]  # numbers of a group, and of a frame in it
+Location: TypeAlias = tuple[int, int]  # of a group, and of a frame in it
 
 
 # --- the session ---------------------------------------------------------------------------------------------------
 
 
 class Introduced(NamedTuple):
-    """The peer's path is known: answer with `admit` or `close`."""
+    """Answer with `admit` or `close`."""
 
     target: str | None  # path and query from SETUP; `None`: those of the transport's URL
 
@@ -40,14 +39,14 @@ class Established(NamedTuple):
 
 
 class TokenOffered(NamedTuple):
-    """A request of the peer brings a token, and waits: answer with `authorized`."""
+    """A request of the peer waits: answer with `authorized`."""
 
     request: int
     token: str
 
 
 class PeerInfo(NamedTuple):
-    """The peer's SETUP (05 and newer). `None` is an absent parameter."""
+    """SETUP (05 and newer). `None` is an absent parameter."""
 
     hop: int | None
     cost: int | None
@@ -62,26 +61,26 @@ class PeerAlive(NamedTuple):
 
 
 class PeerLeaving(NamedTuple):
-    """GOAWAY: the peer asks us to leave, for `uri` if it is not empty."""
+    """GOAWAY, to `uri` if it is not empty."""
 
     uri: str
 
 
 class BitrateReported(NamedTuple):
-    """SESSION_INFO (01 and 02): the peer's estimate in bits per second, 0 is unknown."""
+    """SESSION_INFO (01 and 02): bits per second, 0 is unknown."""
 
     bitrate: int
 
 
 class LimitExceeded(NamedTuple):
-    """The peer exceeded a limit, which ended its stream or session."""
+    """By the peer, which ended its stream or session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
 
 
 class DialectChosen(NamedTuple):
-    """SETUP chose a version of another machine, which takes over: it is to receive `events`. Nothing follows."""
+    """SETUP chose a version of another machine: it is to receive `events`. Nothing follows."""
 
     version: Draft
     events: tuple[TransportEvent, ...]
@@ -94,7 +93,7 @@ class Incompatible(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """The peer broke a rule, which ends the stream, or with `fatal` the session; `Closed` follows."""
+    """Of the peer, which ends the stream, or with `fatal` the session; `Closed` follows."""
 
     error: WireError
     fatal: bool
@@ -119,7 +118,7 @@ class AnnouncementsStarted(NamedTuple):
 
 
 class AnnouncementsComplete(NamedTuple):
-    """The initial set is complete. 03 and 04 do not mark its end; there this comes at once."""
+    """03 and 04 do not mark the end of the initial set; there this comes at once."""
 
     request: int
 
@@ -129,9 +128,9 @@ class Announced(NamedTuple):
 
     request: int
     path: str  # relative to the session's root
-    listed: tuple[int, ...]  # hops as the peer listed them; on 03 as many zeros as it counted
+    listed: tuple[int, ...]  # as the peer listed hops; on 03 as many zeros as it counted
     route: Route
-    """All hops from the original publisher to the peer, 0 for one without an id; empty if the version has none."""
+    """From the original publisher to the peer, 0 for one without an id; empty if the version has none."""
 
     update: bool = False
     restart: bool = False
@@ -146,7 +145,7 @@ class Unannounced(NamedTuple):
 
 
 class TrackOffered(NamedTuple):
-    """The peer offers a track of a broadcast by itself (PUBLISH of moq-transport), or no longer."""
+    """By itself (PUBLISH of moq-transport), or no longer."""
 
     path: str
     track: str
@@ -154,14 +153,14 @@ class TrackOffered(NamedTuple):
 
 
 class AnnouncementsEnded(NamedTuple):
-    """The Announce stream has ended; `Unannounced` came for each live path. `code` is a reset's."""
+    """`Unannounced` came for each live path. `code` is a reset's."""
 
     request: int
     code: int | None
 
 
 class SubscriptionStarted(NamedTuple):
-    """The peer accepted a subscription; `group` is the first sequence, where it said so (05 and newer)."""
+    """`group` is the first sequence, where the peer said so (05 and newer)."""
 
     request: int
     group: int | None
@@ -169,7 +168,7 @@ class SubscriptionStarted(NamedTuple):
 
 
 class SubscriptionDropped(NamedTuple):
-    """Groups from `start` to `end` inclusive never come (03 and newer)."""
+    """From `start` to `end` inclusive (03 and newer)."""
 
     request: int
     start: int
@@ -178,7 +177,7 @@ class SubscriptionDropped(NamedTuple):
 
 
 class GroupPart(NamedTuple):
-    """Data of one group from one call of `receive`."""
+    """Of one call of `receive`."""
 
     sequence: int
     first_frame: int
@@ -188,14 +187,14 @@ class GroupPart(NamedTuple):
 
 
 class GroupData(NamedTuple):
-    """Groups of a subscription, in order of arrival: one event per subscription and call of `receive`."""
+    """In order of arrival: one event per subscription and call of `receive`."""
 
     request: int
     parts: tuple[GroupPart, ...]
 
 
 class DatagramReceived(NamedTuple):
-    """A group of one frame that came as a datagram."""
+    """A group of one frame."""
 
     request: int
     sequence: int
@@ -221,14 +220,14 @@ class InfoReceived(NamedTuple):
 
 
 class FetchedData(NamedTuple):
-    """Part of a fetched group."""
+    """Part of a group."""
 
     request: int
     part: GroupPart
 
 
 class ProbeReceived(NamedTuple):
-    """The peer's estimate: bits per second and milliseconds, 0 is unknown."""
+    """Bits per second and milliseconds, 0 is unknown."""
 
     request: int
     bitrate: int
@@ -244,7 +243,7 @@ class RequestRejected(NamedTuple):
 
 
 class RequestFinished(NamedTuple):
-    """A request ended without an error: all estimates have come, or the end of a track was sent."""
+    """Without an error: all estimates have come, or the end of a track was sent."""
 
     request: int
 
@@ -311,20 +310,20 @@ class FetchRequested(NamedTuple):
 
 
 class ProbeRequested(NamedTuple):
-    """The peer wants estimates; an answer is optional."""
+    """An answer is optional."""
 
     request: int
 
 
 class RequestCancelled(NamedTuple):
-    """The peer left a request: no answer is needed. `code` is of its reset or stop."""
+    """No answer is needed. `code` is of a reset or stop."""
 
     request: int
     code: int | None
 
 
 class GroupStopped(NamedTuple):
-    """The peer wants no more of a group."""
+    """By the peer."""
 
     request: int
     sequence: int
@@ -332,7 +331,7 @@ class GroupStopped(NamedTuple):
 
 
 class GroupSkipped(NamedTuple):
-    """A group was reset because the peer is too slow."""
+    """The peer is too slow."""
 
     request: int
     sequence: int
@@ -389,7 +388,7 @@ Event: TypeAlias = (
 
 
 class Features(NamedTuple):
-    """The abilities of a session's protocol version."""
+    """Of a session's protocol version."""
 
     hops: bool
     """Announcements list the relays that they came through."""
@@ -418,11 +417,11 @@ class Offer(NamedTuple):
     route: Route = Route()
     """From the original publisher to the relay before us; the session adds our id where the version has it."""
 
-    source: int = 0  # number of the publication; another one means another publisher
+    source: int = 0  # of the publication; another one means another publisher
 
 
 class GroupFragment(NamedTuple):
-    """Data of one group from one turn; all subscriptions with the same data share it."""
+    """From one turn; all subscriptions with the same data share it."""
 
     sequence: int
     first: bool  # opens the group for the subscriber

@@ -1,4 +1,4 @@
-"""The set-up of a session, what dialects share: options, and events held until it is complete."""
+"""What dialects share: options, and events held until the set-up is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.wire.setup import SetupForm
 HELD_BYTES = 262_144  # bytes from a peer before admission
 
 EVENT_COST = 64
-"""Bytes that a held event counts besides its data."""
+"""Bytes besides the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +22,21 @@ class Options:
     cost: int | None = None
     probe: int | None = None
     target: str | None = None
-    """Path and query for a transport without a URL, in place of the dialled ones."""
+    """For a transport without a URL, in place of the dialled ones."""
 
     authority: str | None = None
     token: str | None = None
     """For moq-transport's SETUP; moq-lite has it in the URL alone."""
 
     form: SetupForm | None = None
-    """Opening of the older SETUP; `None` takes what servers of the peer's generation know."""
+    """Of the older SETUP; `None` takes what servers of the peer's generation know."""
 
     waits_for_setup: bool = True
     """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
 
 
 class Held:
-    """Events from before the end of the set-up."""
+    """From before the end of the set-up."""
 
     __slots__ = ("_bytes", "events", "streams")
 

@@ -1,1 +1,1 @@
-"""QUIC: our connection after the handshake, its endpoint, congestion control, and the hand-over from aioquic."""
+"""QUIC: our connection after the handshake, its endpoint, and the hand-over from aioquic."""

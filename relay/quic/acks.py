@@ -8,10 +8,10 @@ from relay.quic.ranges import Ranges
 from relay.quic.varint import varint
 
 ACK_DELAY: Final = 0.02  # seconds that an ACK may wait: below the announced 25 ms, since timers are late
-ACK_EVERY: Final = 2  # ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)
-MOST_EVERY: Final = 1_000  # the same, at the most, if the peer asks for fewer ACKs
+ACK_EVERY: Final = 2  # ack-eliciting packets until an ACK (RFC 9000, 13.2.2)
+MOST_EVERY: Final = 1_000  # if the peer asks for fewer ACKs
 DELAY_EXPONENT: Final = 3  # as announced
-MOST_RANGES: Final = 32  # ranges kept, and in a frame; packets below them count as received
+MOST_RANGES: Final = 32  # kept, and in a frame; packets below them count as received
 
 
 class ReceivedPackets:
@@ -26,15 +26,15 @@ class ReceivedPackets:
         self.stop = 0
         self.older = Ranges()
         self.floor = 0  # everything below was received or given up
-        self.largest_at = 0.0  # when the largest number arrived
+        self.largest_at = 0.0  # arrival of the largest number
         self.unacked = 0  # ack-eliciting packets since our last ACK
-        self.ack_at = -1.0  # when an ACK is due, -1.0 for none
+        self.ack_at = -1.0  # -1.0 for none
         self.every = ACK_EVERY
         self.delay = ACK_DELAY
-        self.request = -1  # number of the peer's last ACK_FREQUENCY
+        self.request = -1  # of the peer's last ACK_FREQUENCY
 
     def ask(self, number: int, every: int, delay: float) -> None:
-        """ACK_FREQUENCY of the peer: one ACK for `every` packets, or after `delay` seconds."""
+        """ACK_FREQUENCY: one ACK for `every` packets, or after `delay` seconds."""
         if number > self.request:
             self.request = number
             self.every = max(1, min(every, MOST_EVERY))
@@ -46,7 +46,7 @@ class ReceivedPackets:
         return number >= self.start or number < self.floor or number in self.older
 
     def add(self, number: int, now: float, eliciting: bool) -> None:  # noqa: FBT001 - the hot path
-        """Record a packet that is no duplicate."""
+        """A packet that is no duplicate."""
         if number == self.stop:
             self.stop = number + 1
             self.largest_at = now
@@ -76,7 +76,7 @@ class ReceivedPackets:
             self.ack_at = now  # a gap: the sender should know at once
 
     def add_train(self, count: int, now: float) -> None:
-        """Record `count` ack-eliciting packets that continue the newest range."""
+        """`count` ack-eliciting packets that continue the newest range."""
         self.stop += count
         self.largest_at = now
         self.unacked += count

@@ -1,9 +1,9 @@
 """Limits on new QUIC connections and handshakes, and address validation.
 
-Owns the slots of connections and the Retry tokens (RFC 9000, 8.1.2). Must never touch a socket or a
-connection: it decides by a first packet's header. An Initial may come from a forged address. Unverified
-addresses share `handshakes_unverified` slots; beyond them a client proves its address by a token, which costs
-a round trip and none of our memory. Only a verified address is charged, so no address can use up another's slots.
+Must never touch a socket or a connection: it decides by a first packet's header. An Initial may come from a
+forged address. Unverified addresses share `handshakes_unverified` slots; beyond them a client proves its
+address by a Retry token (RFC 9000, 8.1.2), which costs a round trip and none of our memory. Only a verified
+address is charged, so no address can use up another's slots.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relay.quic.driver import Driver
 from relay.quic.udp import Address
 from relay.transport.slots import Slots
 
-MARK: Final = b"retry:"  # prefix of our tokens; another server's are ignored (RFC 9000, 8.1.3)
+MARK: Final = b"retry:"  # another server's tokens are ignored (RFC 9000, 8.1.3)
 RETRY_ID: Final = 8  # bytes of the connection id in a Retry packet
 
 
@@ -41,12 +41,12 @@ class Admitted(NamedTuple):
     """A connection may begin."""
 
     remote: str  # the key of its address
-    original_cid: bytes  # the destination connection id of the client's first packet
-    retry_cid: bytes | None  # the connection id from our Retry, if the client has answered one
+    original_cid: bytes  # destination of the client's first packet
+    retry_cid: bytes | None  # from our Retry, if the client has answered one
 
 
 class Admission:
-    """The slots of one server."""
+    """Of one server."""
 
     def __init__(
         self, limits: Limits, refused: Counter[str], addresses: Slots, now: Callable[[], float]
@@ -63,14 +63,14 @@ class Admission:
         self._present: dict[Driver, str | None] = {}  # the key of the address if it is charged
 
     def use(self, limits: Limits) -> None:
-        """Apply other limits; connections continue. The owner of `sessions_address` changes that one."""
+        """Connections continue. The owner of `sessions_address` changes that one."""
         self._sessions.limit = limits.sessions
         self._handshakes.limit = limits.handshakes
         self._unverified.limit = limits.handshakes_unverified
         self._verified.limit = limits.handshakes_address
 
     def check(self, header: QuicHeader, address: Address, now: float) -> Admitted | bytes | None:
-        """Decide on the first packet of a connection: admit it, answer it, or drop it."""
+        """On the first packet of a connection: admit it, answer it, or drop it."""
         if self._handshakes.full():
             # Under flood, answers cost more than they tell; a client repeats its packet.
             self._handshakes.refuse()
@@ -113,7 +113,7 @@ class Admission:
             self._count(connection, admitted.remote)
 
     def finish(self, connection: Driver) -> bool:
-        """End the handshake of `connection`. Returns whether its address may have one more connection."""
+        """Of the handshake. Returns whether the address may have one more connection."""
         admitted = self._end_handshake(connection)
         if admitted is None or admitted.retry_cid is not None:
             return True
@@ -124,7 +124,7 @@ class Admission:
         return True
 
     def end(self, connection: Driver) -> None:
-        """The connection is closed, but may still repeat its close."""
+        """Closed, but it may still repeat its close."""
         # An unverified address keeps its slot until `forget`: invalid first packets cost nearly as much as
         # handshakes, and thousands may come. A full table makes later clients prove their address.
         admitted = self._unfinished.get(connection)
@@ -173,7 +173,7 @@ class Admission:
 
 
 def parse_first_packet(data: bytes, *, connection_id_length: int) -> QuicHeader | None:
-    """Parse the header of a datagram's first packet; `None` for garbage."""
+    """`None` for garbage."""
     try:
         return pull_quic_header(Buffer(data=data), host_cid_length=connection_id_length)
     except ValueError:
@@ -181,7 +181,7 @@ def parse_first_packet(data: bytes, *, connection_id_length: int) -> QuicHeader 
 
 
 def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
-    """An Initial packet that closes with the transport error `code`, below 64, without a connection."""
+    """An Initial packet that closes with the transport error `code`, below 64."""
     assert header.version is not None
     crypto = CryptoPair()
     crypto.setup_initial(cid=header.destination_cid, is_client=False, version=header.version)

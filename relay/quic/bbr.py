@@ -1,9 +1,7 @@
 """BBR: congestion control by measured bandwidth and round trip, which does not take every loss for congestion.
 
-Owns the estimates of bandwidth and shortest round trip, the congestion window and the pacing rate. Follows
-draft-ietf-ccwg-bbr: gains and filters of BBRv1, the bound on data in flight after heavy loss and the mild
-PROBE_RTT of later versions. Called by loss recovery and by the connection. Must never send or read a clock.
-Packets sent at one moment share one `_Burst`: nothing is stored per packet.
+Follows draft-ietf-ccwg-bbr: gains and filters of BBRv1, the bound on data in flight after heavy loss and the
+mild PROBE_RTT of later versions. Packets sent at one moment share one `_Burst`: nothing is stored per packet.
 """
 
 from __future__ import annotations
@@ -20,16 +18,16 @@ DRAIN_GAIN: Final = 1 / STARTUP_GAIN
 
 WINDOW_GAIN: Final = 2.0  # bandwidth-delay products: room for late and aggregated acknowledgements
 CYCLE: Final[tuple[float, ...]] = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Pacing gains, one round trip each: probe, drain, cruise."""
+"""One round trip each: probe, drain, cruise."""
 
-GROWTH: Final = 1.25  # startup ends after `PLATEAU` rounds that grow by less than this
+GROWTH: Final = 1.25  # startup ends after `PLATEAU` rounds that grow by less
 PLATEAU: Final = 3
 
-PACING_MARGIN: Final = 0.99  # pacing rate relative to the estimate: queues drain by themselves
-BANDWIDTH_ROUNDS: Final = 10  # rounds in the bandwidth filter; rounds limited by the application do not count
-EXTRA_ROUNDS: Final = 5  # rounds in each half of the filter for aggregated acknowledgements
+PACING_MARGIN: Final = 0.99  # of the estimate: queues drain by themselves
+BANDWIDTH_ROUNDS: Final = 10  # rounds; those limited by the application do not count
+EXTRA_ROUNDS: Final = 5  # rounds in each half of the filter
 RTT_LIFE: Final = 10.0  # seconds until the shortest round trip is measured again
-PROBE_RTT_TIME: Final = 0.2  # least duration of PROBE_RTT in seconds
+PROBE_RTT_TIME: Final = 0.2  # seconds, at least
 PROBE_RTT_GAIN: Final = (
     0.5  # bandwidth-delay products: drains our queue; BBRv1's 4 packets would interrupt tracks
 )
@@ -39,17 +37,15 @@ LONG_PATH_ROUNDS: Final = 2  # rounds above both: a new path, e.g. cellular; our
 SHORT_LIFE: Final = 2.0  # seconds for which the shortest round trip holds nevertheless
 SMALLEST_RTT: Final = 0.001  # seconds; as in loss recovery
 SMALLEST_WINDOW: Final = 4  # packets: with so many in flight, acknowledgements reveal a loss
-QUANTUM_TIME: Final = 0.001  # burst in seconds of the pacing rate
+QUANTUM_TIME: Final = 0.001  # seconds of the pacing rate
 LARGEST_QUANTUM: Final = 65_536.0  # bytes; the window has room for three beside the product
-HEAVY_LOSS: Final = 0.15  # loss rate of a round that counts as congestion if there is a queue as well
-WORST_LOSS: Final = (
-    0.3  # loss rate that counts as congestion without a queue: a bottleneck with almost no buffer
-)
-JUDGED: Final = 16  # least packets of a round for a judgement
-QUEUE: Final = 1.1  # round trips relative to the shortest that indicate a queue
-YIELD: Final = 0.7  # factor on the data in flight after heavy loss; as CUBIC
+HEAVY_LOSS: Final = 0.15  # of a round: congestion if there is a queue as well
+WORST_LOSS: Final = 0.3  # congestion without a queue: a bottleneck with almost no buffer
+JUDGED: Final = 16  # packets of a round, at least
+QUEUE: Final = 1.1  # round trips relative to the shortest
+YIELD: Final = 0.7  # of the data in flight after heavy loss; as CUBIC
 
-# Phases of the algorithm: `Bbr.mode`.
+# Of `Bbr.mode`.
 STARTUP: Final = 0
 DRAIN: Final = 1
 PROBE_BW: Final = 2
@@ -68,7 +64,7 @@ class _Burst:
         self.delivered = delivered
         self.delivered_at = delivered_at
         self.first_sent = first_sent
-        self.limited = limited  # limited by the application: there was less to send than the path carries
+        self.limited = limited  # there was less to send than the path carries
         self.left = 0  # bytes in flight
 
 
@@ -81,20 +77,20 @@ class _Round:
         self.delivered = 0
         self.lost = 0
         self.rtt = INFINITY  # shortest sample
-        self.in_flight = in_flight  # most bytes in flight
+        self.in_flight = in_flight  # most bytes
         self.asked = False  # the application filled the path at least once
 
 
 class _AckAggregation:
-    """Aggregation of acknowledgements: bytes beyond the bandwidth, which may be in flight in addition."""
+    """Bytes beyond the bandwidth, which may be in flight in addition."""
 
     __slots__ = ("_at", "_bytes", "_last", "_now", "_rounds")
 
     def __init__(self) -> None:
         self._at = 0.0
-        self._bytes = 0  # bytes acknowledged since then
+        self._bytes = 0  # acknowledged since then
         self._rounds = 0
-        self._now = self._last = 0  # maximum of the current `EXTRA_ROUNDS`, and of the previous ones
+        self._now = self._last = 0  # of the current `EXTRA_ROUNDS`, and of the previous ones
 
     @property
     def most(self) -> int:
@@ -118,7 +114,7 @@ class _AckAggregation:
 
 
 class Bbr(Congestion):
-    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second.
+    """Sizes are bytes, times are seconds, rates are bytes per second.
 
     Size: the state of the draft's model; each acknowledgement reads most of it.
     """
@@ -135,23 +131,23 @@ class Bbr(Congestion):
         super().__init__(size)
         self._first_window = self.window
         self.mode = STARTUP
-        self.bandwidth = 0.0  # estimated bandwidth; 0 before the first sample
+        self.bandwidth = 0.0  # 0 before the first sample
         self.min_rtt = INFINITY
-        self.bound = 0  # bound on bytes in flight since heavy loss; 0: none
-        self._bound_step = 0  # growth of the bound per cycle: equal for all, so that shares converge
+        self.bound = 0  # on bytes in flight since heavy loss; 0: none
+        self._bound_step = 0  # per cycle: equal for all, so that shares converge
         # Delivery rate (draft-ietf-ccwg-bbr, 4.1).
         self._bursts: dict[float, _Burst] = {}
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
         self._limited_until = 0  # `_delivered` until which the application limits samples; 0 if it does not
-        self._acked = 0  # bytes acknowledged since the last `on_acks_end`
+        self._acked = 0  # bytes since the last `on_acks_end`
         self._newest: _Burst | None = None  # of these
         self._old_until = -1.0  # packets sent until then took another path
         self._round_ends = 0
         self._round = _Round(0)
-        self._samples: list[tuple[int, float]] = []  # bandwidth maxima: (round, rate), falling
-        self._rounds = 0  # rounds not limited by the application
+        self._samples: list[tuple[int, float]] = []  # maxima: (round, rate), falling
+        self._rounds = 0  # not limited by the application
         self._min_rtt_at = 0.0
         self._rtt_expired = False
         self._long_rounds = 0
@@ -230,7 +226,7 @@ class Bbr(Congestion):
         self._forget(sent_time, size)
 
     def on_persistent_congestion(self) -> None:
-        """Restart with the smallest window. Acknowledgements restore the estimate."""
+        """The smallest window. Acknowledgements restore the estimate."""
         self.window = SMALLEST_WINDOW * self.size
 
     def restart(self) -> None:
@@ -262,12 +258,12 @@ class Bbr(Congestion):
             self._min_rtt_at = now
 
     def on_idle(self) -> None:
-        """Everything was sent: further samples are limited by the application."""
+        """Further samples are limited by the application."""
         if self.in_flight + self.size <= self.window:
             self._limited_until = max(1, self._delivered + self._acked + self.in_flight)
 
     def _forget(self, sent_time: float, size: int) -> _Burst | None:
-        """Take bytes out of flight. Returns their burst, or None if it took another path or is unknown."""
+        """Out of flight. Returns the bytes' burst, or None if it took another path or is unknown."""
         burst = self._bursts.get(sent_time)
         if burst is None or not size:
             return None
@@ -280,7 +276,7 @@ class Bbr(Congestion):
     # -- the model
 
     def _sample(self, rate: float, *, limited: bool) -> None:
-        """Add a rate; one limited by the application neither lowers the estimate nor ages the filter."""
+        """A rate limited by the application neither lowers the estimate nor ages the filter."""
         if not limited:
             self._round.asked = True
         samples = self._samples
@@ -327,7 +323,6 @@ class Bbr(Congestion):
             self._rtt_expired = True
 
     def _heavy_loss(self) -> bool:
-        """Loss of this round indicates congestion."""
         total = self._round.lost + self._round.delivered
         if total < JUDGED * self.size:
             return False
@@ -353,7 +348,7 @@ class Bbr(Congestion):
             self._probe_rtt(now)
 
     def _enter_probe_bw(self, now: float) -> None:
-        """Start the cycle at a random phase other than draining, so that connections do not probe in step."""
+        """At a random phase other than draining, so that connections do not probe in step."""
         self.mode = PROBE_BW
         self._enter(2 + int(now * 1000) % (len(CYCLE) - 2), now)
 
@@ -398,7 +393,7 @@ class Bbr(Congestion):
     # -- outputs
 
     def _bdp(self, gain: float) -> int:
-        """So many bandwidth-delay products, in bytes."""
+        """In bytes."""
         if not self.bandwidth or self.min_rtt == INFINITY:
             return self._first_window
         return int(gain * self.bandwidth * self.min_rtt)

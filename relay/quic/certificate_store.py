@@ -1,7 +1,6 @@
 """Server certificates: read from files, generated, chosen by server name.
 
-Owns loading and checking of PEM pairs, the short-lived self-signed certificate that browsers accept by hash,
-and the choice by name. Must never open sockets or read a clock: callers pass the time.
+The generated ones are those short-lived, self-signed ones that browsers accept by hash. Callers pass the time.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ PrivateKey: TypeAlias = (
 
 
 class CertificateError(Exception):
-    """A certificate or key is unusable; the message names the file."""
+    """The message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class CertificatePair:
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
-    file: Path | None = None  # the file; None if generated
+    file: Path | None = None  # None if generated
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +53,7 @@ class CertificatePair:
 
     @property
     def name(self) -> str:
-        """The first name that it is valid for, for logs and pages."""
+        """The first one that it is valid for."""
         names = self._names
         if names is None:
             return self.certificate.subject.rfc4514_string()
@@ -62,7 +61,7 @@ class CertificatePair:
         return str(found[0]) if found else self.certificate.subject.rfc4514_string()
 
     def matches(self, server_name: str) -> bool:
-        """The leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
+        """By the leaf's alternative names (RFC 6125: `*` is one whole left-most label)."""
         names = self._names
         if names is None:
             return False
@@ -75,7 +74,7 @@ class CertificatePair:
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """Lowercase hex SHA-256 of a certificate's DER, as `/certificate.sha256` serves it."""
+    """Lowercase hex SHA-256 of the DER, as `/certificate.sha256` serves it."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
@@ -91,7 +90,7 @@ def _name_covers(pattern: str, wanted: str) -> bool:
 
 
 def load_pairs(cert_files: Sequence[str | Path], key_files: Sequence[str | Path]) -> list[CertificatePair]:
-    """Read certificate files and their keys, paired by index. Raises `CertificateError` that names the file."""
+    """Paired by index. Raises `CertificateError` that names the file."""
     if len(cert_files) != len(key_files):
         raise CertificateError(
             f"certificates and keys come in pairs: {len(cert_files)} certificate files, {len(key_files)} key files"
@@ -100,7 +99,7 @@ def load_pairs(cert_files: Sequence[str | Path], key_files: Sequence[str | Path]
 
 
 def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
-    """Read one chain, leaf first, and the leaf's key."""
+    """One chain, leaf first, and the leaf's key."""
     certificates = load_certificates(cert_file)
     key = _load_key(key_file)
     leaf = certificates[0]
@@ -112,7 +111,7 @@ def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
-    """Read all certificates of a PEM file; text between them is allowed."""
+    """Of a PEM file; text between them is allowed."""
     data = _read(path)
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise CertificateError(f"{path}: no certificate in this file (PEM expected)")
@@ -153,7 +152,7 @@ def _read(path: Path) -> bytes:
 
 
 def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificatePair:
-    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses; `now` has a time zone."""
+    """Self-signed ECDSA P-256, for DNS names and IP addresses; `now` has a time zone."""
     alternatives: list[x509.GeneralName] = []
     for name in names:
         try:
@@ -187,7 +186,7 @@ def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificateP
 
 
 class CertificateStore:
-    """The certificates of one server: the configured ones in order, then a generated one."""
+    """Of one server: the configured ones in order, then a generated one."""
 
     def __init__(self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: dt.datetime) -> None:
         """`generate` names the generated certificate; empty for none. Raises `CertificateError`."""
@@ -214,7 +213,7 @@ class CertificateStore:
         return self._pairs[0]
 
     def renew_if_due(self, now: dt.datetime) -> bool:
-        """Replace the generated certificate once a quarter of its life is left. Returns whether it did."""
+        """Once a quarter of the generated certificate's life is left. Returns whether it did."""
         generated = self._generated
         if generated is None or generated.certificate.not_valid_after_utc - now > RENEW_BEFORE:
             return False
@@ -223,7 +222,7 @@ class CertificateStore:
         return True
 
     def replace(self, pairs: Sequence[CertificatePair]) -> None:
-        """Replace the configured certificates for new connections. The generated one stays."""
+        """The configured certificates, for new connections."""
         previous, self._configured = self._configured, tuple(pairs)
         try:
             self._pairs = self._check()

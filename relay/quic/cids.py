@@ -11,15 +11,15 @@ from relay.quic.errors import QuicError
 from relay.quic.ranges import Ranges
 from relay.quic.varint import varint
 
-OURS: Final = 4  # ids that the peer may use at a time, if it wants as many
+OURS: Final = 4  # that the peer may use at a time, if it wants as many
 THEIRS: Final = 8  # the active_connection_id_limit that we announced
-MOST_RETIRED: Final = 64  # ids of the peer to be retired at a time; more is an attack (RFC 9000, 5.1.2)
+MOST_RETIRED: Final = 64  # ids of the peer at a time; more is an attack (RFC 9000, 5.1.2)
 TOKEN: Final = 16  # bytes of a stateless reset token
 LONGEST: Final = 20  # bytes of an id
 
 
 class HostCids:
-    """Our ids: the peer's packets carry them."""
+    """Ours: the peer's packets carry them."""
 
     __slots__ = ("_by_number", "_next", "_random", "_size", "_token_of", "_wanted", "added", "removed")
 
@@ -43,7 +43,7 @@ class HostCids:
         return number in self._by_number
 
     def issue(self) -> list[tuple[int, bytes]]:
-        """Make the missing ids. Returns their sequence numbers and NEW_CONNECTION_ID frames."""
+        """Returns sequence numbers and NEW_CONNECTION_ID frames of the missing ids."""
         found = []
         while len(self._by_number) < self._wanted:
             number = self._next
@@ -56,7 +56,7 @@ class HostCids:
         return found
 
     def retire(self, number: int, used: bytes) -> None:
-        """The peer retires one; its packet came to the id `used`. Raises QuicError."""
+        """By the peer; its packet came to the id `used`. Raises QuicError."""
         kind = errors.RETIRE_CONNECTION_ID
         if number >= self._next:
             raise QuicError(errors.PROTOCOL_VIOLATION, kind, "retired connection id was never issued")
@@ -70,15 +70,15 @@ class HostCids:
 
 
 class PeerCids:
-    """The peer's ids. Each path uses one of them."""
+    """Each path uses one of the peer's ids."""
 
     __slots__ = ("_empty", "_free", "_gone", "_known", "prior", "retired", "retiring", "tokens")
 
     def __init__(self, first: bytes, token: bytes) -> None:
         self._empty = not first
         self._known: dict[int, tuple[bytes, bytes]] = {0: (first, token)}  # ids and tokens, not retired
-        self._gone = Ranges()  # sequence numbers retired
-        self._free: list[int] = []  # sequence numbers that no path has used yet, ascending
+        self._gone = Ranges()  # sequence numbers
+        self._free: list[int] = []  # sequence numbers, ascending
         self.prior = 0  # all below are to be retired
         self.retired: list[int] = []  # sequence numbers to be told to the peer, since the last look
         self.retiring: set[int] = set()  # sequence numbers that the peer may not know to be retired
@@ -86,7 +86,7 @@ class PeerCids:
         """Stateless reset tokens of ids that were used and are not retired."""
 
     def add(self, number: int, prior: int, cid: bytes, token: bytes) -> None:
-        """Handle NEW_CONNECTION_ID (RFC 9000, 19.15); `retire_old` follows. Raises QuicError."""
+        """NEW_CONNECTION_ID (RFC 9000, 19.15); `retire_old` follows. Raises QuicError."""
         kind = errors.NEW_CONNECTION_ID
         if self._empty:
             raise QuicError(errors.PROTOCOL_VIOLATION, kind, "new connection id beside an empty one")
@@ -123,7 +123,7 @@ class PeerCids:
         return -1, b""
 
     def retire_old(self, used: list[int]) -> None:
-        """Retire all that have been used and are not in `used` any more, or are to be retired."""
+        """All that have been used and are not in `used` any more, or are to be retired."""
         for number in list(self._known):
             if number not in used and (number < self.prior or number not in self._free):
                 _, token = self._known.pop(number)

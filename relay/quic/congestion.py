@@ -1,7 +1,6 @@
 """Congestion control by loss, Reno and CUBIC with HyStart++, the pacer, and the choice of a controller.
 
-Called by loss recovery and by the connection. Must never send or read a clock. Sizes are bytes, times are
-seconds, rates are bytes per second.
+Sizes are bytes, times are seconds, rates are bytes per second.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["Congestion", "Cubic", "HyStart", "Pacer", "Reno", "make_congestion"]
 
 INFINITY: Final = math.inf
 NEVER: Final = -1.0
-UNLIMITED: Final = 1 << 60  # slow start threshold before the first congestion event
+UNLIMITED: Final = 1 << 60  # before the first congestion event
 
 RENO_BETA: Final = 0.5  # the window after a congestion event, relative to the window before (RFC 9002, 7.3.2)
 
@@ -28,12 +27,12 @@ MOST_GROWTH: Final = 1.5  # windows per round trip (RFC 9438, 4.2)
 MIN_RTT_THRESHOLD: Final = 0.004  # seconds (RFC 9406, 4.3, as all below)
 MAX_RTT_THRESHOLD: Final = 0.016
 RTT_DIVISOR: Final = 8
-RTT_SAMPLES: Final = 8  # packets acknowledged in a round before it is judged: one ACK covers several
+RTT_SAMPLES: Final = 8  # packets of a round before it is judged: one ACK covers several
 CSS_GROWTH_DIVISOR: Final = 4
 CSS_ROUNDS: Final = 5
 
-PACING_GAIN: Final = 1.25  # pacing rate relative to window per round trip (RFC 9002, 7.7)
-SMALLEST_BURST: Final = 16  # least burst in packets at any rate: a frame of video, or the initial window
+PACING_GAIN: Final = 1.25  # relative to window per round trip (RFC 9002, 7.7)
+SMALLEST_BURST: Final = 16  # packets at any rate: a frame of video, or the initial window
 LARGEST_BURST: Final = 256  # packets
 BURST_TIME: Final = (
     0.004  # seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets/ms are 150 Mbit/s
@@ -48,9 +47,7 @@ class LossBased(Congestion):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.threshold = UNLIMITED  # slow start ends at this window
-        self._recovery_at = (
-            NEVER  # the last congestion event; packets sent until then neither grow nor reduce
-        )
+        self._recovery_at = NEVER  # packets sent until the last congestion event neither grow nor reduce
         self._acked = 0  # bytes that may grow the window, since the last `on_acks_end`
         self._fraction = 0.0  # of a byte, not yet in the window
         self._rtt = 0.0  # smoothed
@@ -96,11 +93,10 @@ class LossBased(Congestion):
         self._rtt = 0.0
 
     def _avoid_congestion(self, now: float, acked: int) -> None:
-        """Grow by `acked` bytes in congestion avoidance."""
+        """By `acked` bytes."""
         raise NotImplementedError
 
     def _reduce(self) -> None:
-        """Respond to a congestion event."""
         raise NotImplementedError
 
     def _shrink(self, factor: float) -> None:
@@ -143,10 +139,10 @@ class HyStart:
         self._rounds = 0  # since then, the one that it began in included
 
     def on_acks(self, now: float, newest: float, packets: int, rtt: float, in_use: bool) -> bool:  # noqa: FBT001 - the hot path
-        """Add a drain's acknowledgements; returns whether slow start is over.
+        """Of a drain; returns whether slow start is over.
 
-        `newest` is when the newest of these `packets` was sent, `rtt` the sample or 0.0. With a window that
-        was not `in_use`, the delay is not ours: nothing changes.
+        `newest` is when the newest of these `packets` was sent, `rtt` the sample or 0.0. With a window that was
+        not `in_use`, the delay is not ours: nothing changes.
         """
         if newest >= self._round_at:
             self._round_at = now
@@ -188,10 +184,10 @@ class Cubic(LossBased):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._hystart = HyStart()
-        self._packets = 0  # acknowledged since the last `on_acks_end`; when the newest was sent
+        self._packets = 0  # since the last `on_acks_end`; when the newest was sent
         self._newest = NEVER
         self._sample = 0.0  # round trip since then, 0.0 if none
-        self._epoch = NEVER  # t_epoch: this congestion avoidance began; later by the time without use
+        self._epoch = NEVER  # t_epoch, later by the time without use
         self._drained_at = 0.0  # the last `on_acks_end`
         self._most = 0.0  # W_max; 0.0 if undefined
         self._k = 0.0  # K, seconds
@@ -254,7 +250,7 @@ class Cubic(LossBased):
             self._drained_at = now
 
     def _begin_epoch(self, now: float) -> None:
-        """Begin congestion avoidance (RFC 9438, 4.2; 4.8 and 4.10 without a congestion event)."""
+        """RFC 9438, 4.2; 4.8 and 4.10 without a congestion event."""
         window = float(self.window)
         if not self._most:
             self._most = self._prior = window
@@ -324,7 +320,7 @@ class Pacer:
         return self.tokens
 
     def next_time(self, now: float) -> float:
-        """When to send next; -1.0: now."""
+        """-1.0: now."""
         if not self.rate or self.fill(now) > 0:
             return -1.0
         # Refill half a burst at a time: not one packet per wake-up.
@@ -335,7 +331,7 @@ class Pacer:
 
 
 def make_congestion(name: str, size: int) -> Congestion:
-    """Return a controller for packets of `size` bytes. Raises ValueError for an unknown name."""
+    """For packets of `size` bytes. Raises ValueError for an unknown name."""
     if name == "cubic":
         return Cubic(size)
     if name == "bbr":

@@ -28,10 +28,10 @@ from relay.quic.streams import Stream
 from relay.quic.varint import read_varint, varint
 
 Burst = tuple[list[bytes], int, tuple[object, ...]]
-"""Buffers of packets in order, the packet size (the last of a buffer may be shorter), and the address."""
+"""Packets in order, their size (the last of a buffer may be shorter), and the address."""
 
 OPEN: Final = 0
-CLOSING: Final = 1  # we have closed; the peer may not know
+CLOSING: Final = 1  # the peer may not know
 DRAINING: Final = 2  # the peer has closed
 CLOSED: Final = 3
 
@@ -39,15 +39,15 @@ FIXED_BIT: Final = 0x40
 SHORT_NUMBER: Final = 2
 LONG_NUMBER: Final = 4
 NUMBER_SPAN: Final = 1 << 14  # outstanding packets that make 2-byte numbers ambiguous: half of RFC 9000, 17.1
-SMALLEST_ROOM: Final = 24  # room in a packet below which another STREAM frame is not worth its header
+SMALLEST_ROOM: Final = 24  # below which another STREAM frame is not worth its header
 SMALLEST_PAYLOAD: Final = 3  # bytes for the header protection sample, whatever the size of the packet number
-BURST: Final = 256  # most packets of a burst: other connections want their turn
+BURST: Final = 256  # packets: other connections want their turn
 MOST_SEGMENTS: Final = 64  # packets that the kernel cuts from one buffer, and its bytes
 MOST_BYTES: Final = 65_000
-TRAIN_END: Final = 1 << 30  # largest offset of trains, of 4 bytes; data beyond is sent packet by packet
-TRAIN_HEAD: Final = 1 + 4  # bytes of a train's STREAM frame header without the stream id
-PATH_PACKET: Final = 1200  # bytes of a packet with PATH_CHALLENGE or PATH_RESPONSE (RFC 9000, 8.2.1)
-SMALLEST_RESET: Final = 21  # bytes of a stateless reset (RFC 9000, 10.3)
+TRAIN_END: Final = 1 << 30  # offset of 4 bytes; data beyond is sent packet by packet
+TRAIN_HEAD: Final = 1 + 4  # bytes of a STREAM frame header without the stream id
+PATH_PACKET: Final = 1200  # bytes (RFC 9000, 8.2.1)
+SMALLEST_RESET: Final = 21  # bytes (RFC 9000, 10.3)
 
 FIRST_SKIP: Final = (16, 256)  # packets until the first skipped number, and between two (RFC 9000, 21.4)
 NEXT_SKIP: Final = (1 << 13, 1 << 15)
@@ -55,13 +55,13 @@ NEXT_SKIP: Final = (1 << 13, 1 << 15)
 ACK_OF_ACK: Final = 8  # an ACK of several ranges is ack-eliciting once per so many packets, to be forgotten
 FEWEST_PER_ACK: Final = 2
 MOST_PER_ACK: Final = 32  # bounds of the requested ack-eliciting packets per acknowledgement
-BLACK_HOLE_PROBES: Final = 3  # consecutive probe time-outs after which packets may be too large for the path
+BLACK_HOLE_PROBES: Final = 3  # consecutive time-outs after which packets may be too large for the path
 MOST_KEPT: Final = 256 * 1024 * 1024
 """Bytes of sent stream data kept for a peer that never acknowledges one packet: many round trips at 1 Gbit/s."""
 
 KEPT_INTERVAL: Final = 1.0  # seconds between checks of that
-MOST_DATAGRAMS: Final = 64  # queued DATAGRAM frames; late ones are worthless, so the newest is dropped
-SHORTEST_KEEP_ALIVE: Final = 0.5  # least seconds between pings, whatever the peer's idle time-out
+MOST_DATAGRAMS: Final = 64  # late ones are worthless, so the newest is dropped
+SHORTEST_KEEP_ALIVE: Final = 0.5  # seconds between pings, whatever the peer's idle time-out
 REASON: Final = 1024  # bytes of a close reason
 IDLE_REASON: Final = "idle timeout"
 
@@ -89,7 +89,7 @@ class Connection:
         self.peer = peer
         self.state = OPEN
         self.close_event: Close | None = None
-        self.confirmed = not start.is_client  # the handshake is, by HANDSHAKE_DONE (RFC 9001, 4.1.2)
+        self.confirmed = not start.is_client  # by HANDSHAKE_DONE (RFC 9001, 4.1.2)
         self.trace: Trace | None = None
         self._random = source
         self._settings = settings
@@ -133,7 +133,7 @@ class Connection:
         # Time.
         self.last_received = now
         self._idle_from = now  # since when nothing is heard
-        self._sent_since = False  # an ack-eliciting packet was sent since the last one received
+        self._sent_since = False  # an ack-eliciting packet, since the last one received
         self._pinged = now
         self._kept_at = now  # when sent data was counted
         self._close_at = NEVER  # when CLOSING or DRAINING is over
@@ -163,7 +163,7 @@ class Connection:
         self.streams.handler = handler
 
     def log_to(self, trace: Trace) -> None:
-        """Report packets to `trace` from now on. What is sent and done stays the same."""
+        """What is sent and done stays the same."""
         self.trace = trace
         self.recovery.traced = True
 
@@ -174,7 +174,7 @@ class Connection:
 
     @property
     def datagram_limit(self) -> int:
-        """Largest DATAGRAM payload of one packet and the peer; 0 for none."""
+        """DATAGRAM payload of one packet and the peer; 0 for none."""
         packet = self.packet_size - 1 - SHORT_NUMBER - len(self.path.cid) - TAG
         return max(0, min(packet, self.peer.max_datagram_frame_size) - 3)
 
@@ -192,17 +192,17 @@ class Connection:
         return self.streams.undelivered
 
     def open_stream(self, priority: int, *, unidirectional: bool) -> Stream:
-        """Open a stream; those with a higher priority are sent first."""
+        """Those with a higher priority are sent first."""
         return self.streams.open(priority, unidirectional=unidirectional)
 
     def send_datagram(self, data: bytes) -> None:
-        """Send or drop a DATAGRAM frame."""
+        """Or drop it."""
         if len(data) <= self.datagram_limit and len(self._datagrams) < MOST_DATAGRAMS:
             self._datagrams.append(data)
             self._wake()
 
     def ping(self) -> None:
-        """Ask for an answer, which calls `Handler.pong`."""
+        """The answer calls `Handler.pong`."""
         self._frames.append(ControlFrame(errors.PING, b"\x01", again=True, number=1))
         self._wake()
 
@@ -210,13 +210,13 @@ class Connection:
         self.protection.update()
 
     def close(self, code: int, reason: str = "", *, transport: bool = False, frame_type: int = 0) -> None:
-        """Close with an application code, or with a transport error. A later call has no effect."""
+        """With an application code, or a transport error. A later call has no effect."""
         if self.state == OPEN:
             self._end(CLOSING, Close(code, reason, frame_type=frame_type if transport else APPLICATION))
             self._wake()
 
     def release(self) -> None:
-        """Break reference cycles once nothing drives the connection."""
+        """Break reference cycles."""
         self.state = CLOSED
         self.streams.clear()
         self.recovery.sent.clear()
@@ -226,8 +226,8 @@ class Connection:
     def resume(self, now: float, late: float) -> None:
         """The process paused for `late` seconds, which is no silence of the peer.
 
-        A short pause extends the time-out by its length, so a busy relay still detects dead peers. After a
-        long one the peer has half the idle time-out.
+        A short pause extends the time-out by its length, so a busy relay still detects dead peers. After a long
+        one the peer has half the idle time-out.
         """
         half = self.idle_timeout / 2
         if late < half:
@@ -256,7 +256,7 @@ class Connection:
     # -- receiving
 
     def receive(self, data: bytes, address: tuple[object, ...], now: float) -> None:
-        """Receive a datagram with one 1-RTT packet. `end_of_drain` follows."""
+        """A datagram with one 1-RTT packet. `end_of_drain` follows."""
         if self.state != OPEN:
             self._on_late(len(data))
             return
@@ -311,7 +311,7 @@ class Connection:
             self._used_cid = data[1 : 1 + cid_size]
 
     def receive_train(self, buffer: memoryview, each: int, address: tuple[object, ...], now: float) -> int:
-        """Receive a packet train at the start of `buffer`: datagrams of `each` bytes, the last maybe fewer.
+        """At the start of `buffer`: datagrams of `each` bytes, the last maybe fewer.
 
         Returns how many it holds, 0 for none: then `receive` takes the first.
         """
@@ -335,7 +335,7 @@ class Connection:
         return count
 
     def end_of_drain(self, now: float) -> None:
-        """The socket is drained: deliver stream data, apply acknowledgements."""
+        """Deliver stream data, apply acknowledgements."""
         streams, recovery = self.streams, self.recovery
         streams.deliver()
         if self.state != OPEN:
@@ -353,7 +353,7 @@ class Connection:
                 self.close(errors.INTERNAL_ERROR, text, transport=True, frame_type=errors.ACK)
 
     def _apply_fates(self, now: float) -> None:
-        """Frames, MTU probes and ACK frames that have arrived or are lost."""
+        """Of frames, MTU probes and ACK frames."""
         recovery, streams, mtu = self.recovery, self.streams, self.mtu
         if recovery.acked_frames:
             frames, recovery.acked_frames = recovery.acked_frames, []
@@ -406,13 +406,13 @@ class Connection:
             trace.metrics(now, recovery)
 
     def _resize(self) -> None:
-        """Apply a new packet size of the path."""
+        """To a new packet size of the path."""
         self.packet_size = self.mtu.size
         self.recovery.congestion.resize(self.mtu.size)
         self.recovery.pacer.size = self.mtu.size
 
     def _on_noise(self, data: bytes, now: float) -> None:
-        """A packet does not authenticate: noise, or a stateless reset (RFC 9000, 10.3)."""
+        """Noise, or a stateless reset (RFC 9000, 10.3)."""
         if self.trace is not None:
             self.trace.dropped(now, len(data), "payload_decrypt_error")
         if len(data) >= SMALLEST_RESET and self.is_reset(data):
@@ -425,7 +425,7 @@ class Connection:
             self.close(error.code, error.reason, transport=True, frame_type=error.frame_type)
 
     def is_reset(self, data: bytes) -> bool:
-        """The datagram ends with a stateless reset token of the peer. Takes the same time for each."""
+        """By a token of the peer. Takes the same time for each."""
         found = False
         token = data[-TOKEN:]
         for known in self.peer_cids.tokens:
@@ -435,7 +435,7 @@ class Connection:
     # -- frames
 
     def _read_frames(self, plain: bytes, data: bytes, path: Path, now: float) -> int:
-        """Handle the frames of a packet. Returns `_ELICITING` and `_MOVES`. Raises QuicError."""
+        """Returns `_ELICITING` and `_MOVES`. Raises QuicError."""
         at = 0
         end = len(plain)
         if not end:
@@ -477,7 +477,7 @@ class Connection:
         return flags
 
     def _read_stream(self, plain: bytes, at: int, end: int) -> int:
-        """STREAM (RFC 9000, 19.8)."""
+        """RFC 9000, 19.8."""
         kind = plain[at]
         stream_id, at = read_varint(plain, at + 1)
         offset = 0
@@ -493,7 +493,7 @@ class Connection:
         return stop
 
     def _read_datagram(self, plain: bytes, at: int, end: int) -> int:
-        """DATAGRAM (RFC 9221)."""
+        """RFC 9221."""
         stop = end
         if plain[at] & 1:
             length, at = read_varint(plain, at + 1)
@@ -577,7 +577,7 @@ class Connection:
         kind = plain[at]
         at += 1
         if kind == errors.CRYPTO:
-            # Session tickets of a server, which are of no use here: the handshake is complete.
+            # Session tickets of a server: the handshake is complete.
             _, at = read_varint(plain, at)
             length, at = read_varint(plain, at)
             if length and not self.is_client:
@@ -649,7 +649,7 @@ class Connection:
         return None
 
     def _add_path(self, address: tuple[object, ...], used: bytes) -> Path:
-        """A path whose first packet came to the id `used` (RFC 9000, 9.5)."""
+        """Its first packet came to the id `used` (RFC 9000, 9.5)."""
         number, cid = self.path.number, self.path.cid
         if used != self._used_cid:
             fresh, new = self.peer_cids.take()
@@ -668,7 +668,7 @@ class Connection:
         self._replace_cids()
 
     def _migrate(self, path: Path, used: bytes, now: float) -> None:
-        """The peer has moved to `path` (RFC 9000, 9.3)."""
+        """RFC 9000, 9.3."""
         old = self.path
         self._other_paths.remove(path)
         self._other_paths.append(old)
@@ -691,7 +691,7 @@ class Connection:
         path.tries += 1
 
     def _on_path_response(self, data: bytes, source: Path) -> None:
-        """A packet from `source` answers one of our challenges, of whichever path."""
+        """To one of our challenges, of whichever path."""
         for path in (self.path, *self._other_paths):
             if path.challenge and hmac.compare_digest(path.challenge, data):
                 path.validated = True
@@ -731,7 +731,7 @@ class Connection:
     # -- sending
 
     def wants_to_send(self, now: float) -> bool:
-        """`flush` may return something. Otherwise only timers may have moved."""
+        """Otherwise only timers may have moved."""
         streams = self.streams
         return bool(
             0 <= self.received.ack_at <= now
@@ -749,7 +749,7 @@ class Connection:
         )
 
     def flush(self, now: float) -> list[Burst]:
-        """One burst of packets, and those of other paths."""
+        """Of the path in use, and those of other paths."""
         streams = self.streams
         streams.awake = False
         if self.state != OPEN:
@@ -776,7 +776,7 @@ class Connection:
         return bursts
 
     def _write(self, now: float) -> list[bytes]:
-        """One burst as buffers of packets; empty if nothing can be sent."""
+        """As buffers of packets; empty if nothing can be sent."""
         recovery, streams, received = self.recovery, self.streams, self.received
         congestion, pacer = recovery.congestion, recovery.pacer
         frames = self._frames
@@ -840,7 +840,7 @@ class Connection:
             self._ask_frequency()
 
     def _ask_frequency(self) -> None:
-        """Request fewer ACKs, several per window for its growth, at the announced delay: the PTO stays."""
+        """Fewer ACKs, several per window for its growth, at the announced delay: the PTO stays."""
         window = self.recovery.congestion.window
         wanted = min(max(window // self.packet_size // 3, FEWEST_PER_ACK), MOST_PER_ACK)
         self._asked_window = window
@@ -854,7 +854,7 @@ class Connection:
         self._frames.append(ControlFrame(errors.ACK_FREQUENCY, data, number=number))
 
     def _write_packets(self, now: float, budget: int, ack: bool) -> list[bytes]:  # noqa: FBT001 - the hot path
-        """Packets in order: ACK, control frames, datagrams, streams by urgency. All but the last are full."""
+        """In order: ACK, control frames, datagrams, streams by urgency. All but the last are full."""
         recovery, streams, protection = self.recovery, self.streams, self.protection
         queue = streams.queue
         number = self._number
@@ -1012,9 +1012,9 @@ class Connection:
         flags: int,
         cid: bytes,
     ) -> bytes:
-        """Seal at most so many packets of new bytes of one stream, joined; empty if there are none.
+        """New bytes of one stream, joined; empty if there are none.
 
-        All are full but the one that takes the last bytes of the last stream.
+        All packets are full but the one that takes the last bytes of the last stream.
         """
         streams, queue = self.streams, self.streams.queue
         out = stream.out
@@ -1054,7 +1054,7 @@ class Connection:
         return packets
 
     def _write_probe(self, size: int, now: float) -> bytes:
-        """An MTU probe (RFC 9000, 14.4)."""
+        """RFC 9000, 14.4."""
         packet = self._seal(b"\x01", size, self.path.cid, now)
         record = Sent(self._number - 1, self._number - 1, now, size, size)
         record.probe = size
@@ -1063,7 +1063,7 @@ class Connection:
         return packet
 
     def _write_path_packets(self, path: Path, now: float, bursts: list[Burst]) -> None:
-        """PATH_CHALLENGE and PATH_RESPONSE, which travel on their own path (RFC 9000, 8.2)."""
+        """PATH_CHALLENGE and PATH_RESPONSE travel on their own path (RFC 9000, 8.2)."""
         size = PATH_PACKET
         if not path.validated:
             size = min(size, path.credit)
@@ -1080,7 +1080,7 @@ class Connection:
         bursts.append(([packet], size, path.address))
 
     def _seal(self, plain: bytes, size: int, cid: bytes, now: float) -> bytes:
-        """One packet beside the bursts, padded to `size` bytes; 0 for no padding."""
+        """Beside the bursts, padded to `size` bytes; 0 for no padding."""
         number = self._number
         self._number = number + 1
         protection = self.protection
@@ -1110,7 +1110,7 @@ class Connection:
     # -- close
 
     def _flush_close(self, now: float) -> list[Burst]:
-        """Our CONNECTION_CLOSE, first or repeated (RFC 9000, 10.2.1)."""
+        """First or repeated (RFC 9000, 10.2.1)."""
         if self.state != CLOSING:
             return []
         path = self.path
@@ -1137,7 +1137,7 @@ class Connection:
         return [([self._close_packet], len(self._close_packet), path.address)]
 
     def _on_late(self, size: int) -> None:
-        """A datagram after our close, which may be lost: repeat it, ever more rarely.
+        """Our close may be lost: repeat it, ever more rarely.
 
         At most three times the bytes received: the address may be forged.
         """
@@ -1161,7 +1161,7 @@ class Connection:
         )
 
     def deadline(self) -> float:
-        """When to call `on_timer`, apart from `probe_at`; -1.0 for never."""
+        """Of `on_timer`, apart from `probe_at`; -1.0 for never."""
         if self.state != OPEN:
             return self._close_at
         at = self._idle_at()
@@ -1180,7 +1180,7 @@ class Connection:
         return at
 
     def probe_at(self) -> float:
-        """When to call `on_timer` for lost packets; -1.0 for never. Moves with every packet."""
+        """Of `on_timer` for lost packets; -1.0 for never. Moves with every packet."""
         return self.recovery.probe_at() if self.state == OPEN and not self._starved else NEVER
 
     def _idle_at(self) -> float:
@@ -1188,7 +1188,7 @@ class Connection:
         return (self.last_received if self.keep_alive > 0 else self._idle_from) + timeout
 
     def on_timer(self, now: float) -> None:
-        """Handle what is due. `flush` follows."""
+        """`flush` follows."""
         if self.state != OPEN:
             if 0 <= self._close_at <= now:
                 self.state = CLOSED
@@ -1214,8 +1214,6 @@ class Connection:
 
 
 _ELICITING: Final = 1  # the packet asks for an acknowledgement
-_MOVES: Final = (
-    2  # it holds more than probing frames: from a new address it moves the connection (RFC 9000, 9.1)
-)
+_MOVES: Final = 2  # more than probing frames: from a new address it moves the connection (RFC 9000, 9.1)
 _BOTH: Final = 3
 _BYTES: Final = [bytes((value,)) for value in range(0x100)]

@@ -1,7 +1,7 @@
 """What loss recovery and the connection ask of every congestion controller, and the bytes in flight.
 
-A file of its own, so that `bbr` and the choice in `congestion` do not import each other. Must never send or read
-a clock. Sizes are bytes, times are seconds, rates are bytes per second.
+A file of its own, so that `bbr` and `congestion` do not import each other. Sizes are bytes, times are seconds,
+rates are bytes per second.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MINIMUM_PACKETS: Final = 2
 
 
 def initial_window(size: int) -> int:
-    """Return the initial window for packets of `size` bytes (RFC 9002, 7.2)."""
+    """For packets of `size` bytes (RFC 9002, 7.2)."""
     return min(INITIAL_PACKETS * size, max(MINIMUM_PACKETS * size, INITIAL_BYTES))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class Congestion:
-    """Controller of one connection. This one never changes its window.
+    """This one never changes its window.
 
     In each drain: `on_acked` per record, `on_rtt`, `on_acks_end`, `on_lost` per record, `on_losses_end`.
     """
@@ -33,28 +33,27 @@ class Congestion:
         self.size = size  # of a full packet
         self.window = initial_window(size)
         self.in_flight = 0
-        self.pacing_rate = 0.0  # that the controller wants; 0.0: derived from window and round trip
+        self.pacing_rate = 0.0  # 0.0: derived from window and round trip
         self._sent_at = -1.0
 
     @property
     def rate(self) -> float:
-        """Estimated bytes per second that the path carries; 0.0 if unknown."""
+        """Bytes per second that the path carries; 0.0 if unknown."""
         return 0.0
 
     def on_sent(self, now: float, size: int) -> None:
-        """A burst of ack-eliciting packets, together `size` bytes."""
+        """A burst of ack-eliciting packets."""
         self.in_flight += size
         self._sent_at = now
 
     def on_acked(self, sent_time: float, size: int, packets: int) -> None:  # noqa: ARG002 - for subclasses
-        """A record is acknowledged: so many packets of one burst."""
+        """So many packets of one burst."""
         self.in_flight -= size
 
     def on_acks_end(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
-        """Apply `on_acked` since the last call. `in_use`: the window was used (RFC 9002, 7.8)."""
+        """`in_use`: the window was used (RFC 9002, 7.8)."""
 
     def on_lost(self, sent_time: float, size: int) -> None:  # noqa: ARG002 - for subclasses
-        """A record is lost."""
         self.in_flight -= size
 
     def on_losses_end(self, now: float, newest: float) -> None:
@@ -71,14 +70,14 @@ class Congestion:
         """After `on_losses_end` (RFC 9002, 7.6)."""
 
     def restart(self) -> None:
-        """The path has changed: all begins anew, and what is in flight says nothing of it (RFC 9000, 9.4)."""
+        """The path has changed: all begins anew (RFC 9000, 9.4)."""
         self.window = initial_window(self.size)
 
     def on_idle(self) -> None:
-        """Everything was sent: the application limits what follows."""
+        """The application limits what follows."""
 
     def resize(self, size: int) -> None:
-        """Change the size of a full packet (RFC 9002, 7.2: a window that is still the initial one follows)."""
+        """A full packet's (RFC 9002, 7.2: a window that is still the initial one follows)."""
         if self.window == initial_window(self.size):
             self.window = initial_window(size)
         self.size = size

@@ -1,6 +1,6 @@
 """One QUIC connection of an endpoint: its handshake, then our connection, between socket and session.
 
-Owns the way of datagrams and the time: one transmit for each loop turn, timers, the limit on CPU time.
+One transmit for each loop turn, timers, the limit on CPU time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from relay.quic.udp import Address, Sender
 
 logger = get_logger(__name__)
 
-LINGER: Final = 0.1  # least seconds for data of a stream to arrive before the close
-FAR: Final = 0.01  # seconds from which on a deadline may be rounded up
+LINGER: Final = 0.1  # seconds, at least, for data of a stream to arrive before the close
+FAR: Final = 0.01  # seconds: a later deadline may be rounded up
 COARSE: Final = 0.004  # seconds: far deadlines are rounded up to multiples, so that one turn serves many
-DISTANT: Final = 1.0  # seconds from which on a deadline is an idle connection's: keep-alive or idle time-out
+DISTANT: Final = 1.0  # seconds: a later deadline is an idle connection's, keep-alive or idle time-out
 COARSEST: Final = (
     0.125  # seconds: multiples for idle connections, which wake the relay at most 8 times a second
 )
@@ -49,7 +49,7 @@ class Owner(Protocol):
 
     @property
     def packet_time(self) -> float:
-        """CPU seconds per second that packets of one connection may take."""
+        """CPU seconds per second for packets of one connection."""
 
     @property
     def random(self) -> random.Random: ...
@@ -63,7 +63,7 @@ class Owner(Protocol):
     def add_route(self, cid: bytes, driver: Driver) -> None: ...
     def drop_route(self, cid: bytes, driver: Driver) -> None: ...
     def handshake_done(self, driver: Driver, alpn: str) -> Handler | None:
-        """Return the session of a connection whose handshake is complete; `None` if it was closed instead."""
+        """Return the session; `None` if the connection was closed instead."""
 
     def handshake_failed(self, driver: Driver, close: Close) -> None: ...
     def on_close(self, driver: Driver) -> None: ...
@@ -72,7 +72,7 @@ class Owner(Protocol):
 
 
 class Driver(Waker):
-    """A connection of an endpoint.
+    """Of an endpoint.
 
     Size: it joins the parts of a connection's whole life, and holds nothing of any of them.
     """
@@ -89,27 +89,27 @@ class Driver(Waker):
         self.bytes_received = 0
         self.bytes_sent = 0
         self.cost = PacketCost()
-        self.armed: list[float] = []  # deadlines of this connection in the endpoint's heap, latest first
+        self.armed: list[float] = []  # deadlines in the endpoint's heap, latest first
         self.setup_deadline: float | None = None  # for a session request; the session clears it
         self._close_plan: tuple[float, int, str] | None = None
         self._close_packets: list[tuple[bytes, Address]] = []  # of a handshake
         self._late = 0  # datagrams since them, and their bytes since the last repetition
         self._late_bytes = 0
         self._next_repeat = 1
-        self._over = False  # the endpoint knows that the close was sent or received
+        self._over = False  # the endpoint knows
         self._failures = 0
         self._waiters: list[asyncio.Future[None]] = []  # of `wait_gone`
 
     @property
     def quic(self) -> Connection:
-        """The connection, once the handshake is complete."""
+        """Once the handshake is complete."""
         connection = self.connection
         assert connection is not None
         return connection
 
     @property
     def over(self) -> bool:
-        """The close was sent or received: nothing is sent any more."""
+        """The close was sent or received."""
         return self.gone or self._over
 
     @property
@@ -124,7 +124,7 @@ class Driver(Waker):
     # -- from the endpoint
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
-        """Receive one datagram; `drained` follows."""
+        """`drained` follows."""
         if self._close_packets:
             self._repeat_close(len(data))
             return
@@ -152,7 +152,7 @@ class Driver(Waker):
             cost.measured = WATCHED
 
     def receive_train(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
-        """Receive a packet train at the start of `buffer`: datagrams of `each` bytes. Returns how many."""
+        """At the start of `buffer`: datagrams of `each` bytes. Returns how many."""
         cost, connection = self.cost, self.connection
         if connection is None or (cost.measured and cost.over(now, self.endpoint.packet_time)):
             return 0
@@ -169,7 +169,7 @@ class Driver(Waker):
         return count
 
     def drained(self, now: float) -> None:
-        """The socket is drained: deliver, and transmit if needed."""
+        """Deliver, and transmit if needed."""
         cost = self.cost
         measured = cost.measured > 0
         began = self.endpoint.cpu_time() if measured else now
@@ -224,7 +224,7 @@ class Driver(Waker):
             self.arm(now)
 
     def on_timer(self, now: float) -> None:
-        """Handle a timer; the deadline may have moved since."""
+        """The deadline may have moved since."""
         if self.gone:
             return
         due = self._deadline()
@@ -286,7 +286,7 @@ class Driver(Waker):
         self.endpoint.touch(self)
 
     def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
-        """Close now with an application code or a transport error."""
+        """With an application code or a transport error."""
         self._close_plan = None
         if self.connection is not None:
             self.connection.close(code, reason, transport=transport)
@@ -295,14 +295,13 @@ class Driver(Waker):
         self.touch()
 
     def close_later(self, code: int, reason: str = "") -> None:
-        """Close once data just written on a stream had time to arrive."""
+        """Once data just written on a stream had time to arrive."""
         if self._close_plan is None and not self._ends:
             deadline = self.endpoint.now() + max(3 * self.quic.recovery.rtt, LINGER)
             self._close_plan = (deadline, code, reason)
             self.touch()
 
     async def wait_gone(self) -> None:
-        """Wait until the endpoint has removed this connection."""
         if not self.gone:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -335,7 +334,7 @@ class Driver(Waker):
                 logger.error(text, remote=self.remote, exc_info=error)
             self.close(errors.INTERNAL_ERROR, "internal error", transport=True)
         elif self.session is not None:
-            self.session = None  # it cannot even handle its end: close without it
+            self.session = None  # it cannot even handle its end
             if self.connection is not None:
                 self.connection.handler = Handler()
             self.touch()
@@ -361,7 +360,7 @@ class Driver(Waker):
             self._establish(handshake, now)
 
     def _establish(self, handshake: Handshake, now: float) -> None:
-        """The handshake is complete: our connection takes over."""
+        """Our connection takes over."""
         endpoint = self.endpoint
         connection = self.connection = Connection(
             take_over(handshake),
@@ -414,7 +413,7 @@ class Driver(Waker):
         self._check_handshake()
 
     def _check_handshake(self) -> None:
-        """Report a close during the handshake, and its end."""
+        """Report a close, and the end."""
         handshake = self.handshake
         if handshake is None or handshake.close_event is None or self.connection is not None:
             return
@@ -462,7 +461,7 @@ class Driver(Waker):
             cids.removed.clear()
 
     def _note_over(self) -> None:
-        """The close was sent or received; at its end the connection goes."""
+        """At the end of the close the connection goes."""
         if self.gone:
             return
         if not self._over:
@@ -478,13 +477,13 @@ class Driver(Waker):
             self.endpoint.remove(self)
 
     def _drop(self) -> None:
-        """Drop a datagram of a connection over its CPU limit. Before a session exists, close it."""
+        """The connection is over its CPU limit. Before a session exists, close it."""
         self.endpoint.count_drop(self)
         if self.setup_deadline is not None and not self._ends:
             self.close(errors.INTERNAL_ERROR, "packets take too long to read", transport=True)
 
     def _deadline(self) -> float:
-        """The next deadline besides lost packets; -1.0 for none."""
+        """Besides lost packets; -1.0 for none."""
         deadline = -1.0
         if self.connection is not None:
             deadline = self.connection.deadline()

@@ -1,7 +1,7 @@
 """The QUIC endpoint: routes datagrams to connections and sends what they write.
 
 Owns the sockets' traffic, routing by connection id, the connections to transmit for at the end of a turn, and
-one timer heap. The server and the client's dialling build on it.
+one timer heap.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from relay.runtime import Runtime
 
 logger = get_logger(__name__)
 
-CONNECTION_ID_LENGTH = 8  # bytes of our connection ids: short headers carry no length
-LONG_HEADER_START = 6  # bytes before the destination connection id of a long header: flags, version, length
+CONNECTION_ID_LENGTH = 8  # bytes: short headers carry no length
+LONG_HEADER_START = 6  # bytes before the destination connection id: flags, version, length
 MAX_DATAGRAM_FRAME = 65535
 
 STALL = 0.2  # seconds that a timer may be late before the whole process counts as paused
@@ -52,7 +52,7 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Endpoint:
-    """Common part of server and client; subclasses handle unknown packets and choose sessions.
+    """Of server and client; subclasses handle unknown packets and choose sessions.
 
     Size: the loop's work for all connections together: sockets, routes, transmits, two timers.
     """
@@ -90,19 +90,19 @@ class Endpoint:
     # -- for subclasses
 
     def handshake_done(self, driver: Driver, alpn: str) -> Handler | None:
-        """Return the session of a connection whose handshake is complete; `None` if it was closed instead."""
+        """Return the session; `None` if the connection was closed instead."""
         raise NotImplementedError
 
     def handshake_failed(self, driver: Driver, close: Close) -> None:
         """The handshake of `driver` ends with `close`."""
 
     def on_close(self, driver: Driver) -> None:
-        """`driver` has sent or received its close."""
+        """Sent or received."""
 
     def unknown(self, sock: Sender, data: bytes, address: Address, now: float) -> None: ...
 
     def count_drop(self, driver: Driver) -> None:
-        """A datagram of `driver` was dropped: its packets cost too much."""
+        """The packets of `driver` cost too much."""
         self.refused["packet_time"] += 1
         if not driver.cost.logged and self._drops.passes(self.now()):
             driver.cost.logged = True
@@ -161,7 +161,7 @@ class Endpoint:
         driver.cids.discard(cid)
 
     def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None:
-        """Route one datagram by the destination connection id of its first packet."""
+        """By the destination connection id of the first packet."""
         if data[0] & 0x80:
             cid = data[6 : 6 + data[5]] if len(data) > LONG_HEADER_START else b""
         else:
@@ -176,7 +176,7 @@ class Endpoint:
         self._received[driver] = None
 
     def on_merged(self, sock: Sender, view: memoryview, each: int, address: Address) -> None:
-        """Route datagrams of `each` bytes that the kernel has merged; the last one may be shorter."""
+        """Datagrams of `each` bytes that the kernel has merged; the last one may be shorter."""
         at = 0
         while at < len(view):
             left = view[at:]
@@ -233,7 +233,7 @@ class Endpoint:
             self._set_timer(deadline)
 
     def watch(self, driver: Driver, deadline: float) -> None:
-        """Check `driver` for lost packets at `deadline`, unless `unwatch` comes first.
+        """For lost packets at `deadline`, unless `unwatch` comes first.
 
         Deadlines move with every packet and are rarely reached, so all connections share one timer.
         """
@@ -256,7 +256,7 @@ class Endpoint:
                 self._stop_watching()
 
     def _notice_stall(self, due: float, now: float) -> None:
-        """Detect a pause of the process (suspend, SIGSTOP, starvation) by a late timer."""
+        """A pause of the process (suspend, SIGSTOP, starvation) makes a timer late."""
         late = now - max(due, self._resumed_at)
         if late > STALL:
             self._resumed_at = now  # the other timer was late by the same pause

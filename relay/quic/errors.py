@@ -55,10 +55,10 @@ ACK_FREQUENCY: Final = 0xAF  # draft-ietf-quic-ack-frequency
 
 
 class QuicError(Exception):
-    """A violation by the peer, or a limit of ours: the connection closes with `code`."""
+    """By the peer, or a limit of ours: the connection closes with `code`."""
 
     def __init__(self, code: int, frame_type: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
-        self.frame_type = frame_type  # that caused it; 0 if none did
+        self.frame_type = frame_type  # 0 if no frame caused it
         self.reason = reason

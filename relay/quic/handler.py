@@ -32,7 +32,7 @@ class Close:
         self.frame_type = frame_type  # that caused a transport error, 0 if none did; `APPLICATION`
         self.by_peer = by_peer
         self.idle = idle  # the peer was silent too long: nothing was sent
-        self.reset = reset  # by a stateless reset
+        self.reset = reset  # stateless
 
     @property
     def application(self) -> bool:
@@ -53,28 +53,28 @@ class Handler:
         """The packets of a turn are read, or a flush follows."""
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        """End the session, since the endpoint closes."""
+        """The endpoint closes."""
 
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - the hot path
-        """The next bytes of a stream; the first call for a peer's stream opens it."""
+        """In order; the first call for a peer's stream opens it."""
 
     def stream_reset(self, stream: Stream, code: int) -> None:
-        """The peer aborted its half."""
+        """By the peer, of its half."""
 
     def stream_stopped(self, stream: Stream, code: int) -> None:
         """The peer stopped our half, which is reset already."""
 
     def wire_code(self, code: int) -> int:
-        """The error code on the wire of a session's code, for resets and stops of streams."""
+        """For resets and stops of streams, from the session's code."""
         return code
 
     def datagram(self, data: bytes) -> None: ...
 
     def pong(self) -> None:
-        """The answer to a ping of the session."""
+        """To a ping of the session."""
 
     def closed(self, close: Close) -> None:
-        """The connection is closing, by either side. Called once; nothing follows."""
+        """By either side. Called once; nothing follows."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
@@ -92,7 +92,7 @@ class Trace:
     def sent(self, now: float, number: int, size: int, plain: bytes) -> None: ...
 
     def sent_train(self, now: float, record: Sent, stream_id: int) -> None:
-        """A packet train, whose packets hold one STREAM frame each."""
+        """Its packets hold one STREAM frame each."""
 
     def received(self, now: float, number: int, size: int, plain: bytes) -> None: ...
 

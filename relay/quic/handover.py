@@ -1,6 +1,6 @@
-"""The hand-over from aioquic to our own connection: what is read from a complete handshake.
+"""The hand-over from aioquic to our own connection.
 
-Uses private names of aioquic, see tests/quic/test_private_names.py. Must never change the handshake.
+Uses private names of aioquic, see tests/quic/test_private_names.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["PeerParameters", "Start", "take_over"]
 
 
 def take_over(handshake: Handshake) -> Start:
-    """What our connection begins with. Only once `handshake.complete`; packets are in `handshake.early`."""
+    """Only once `handshake.complete`; packets are in `handshake.early`."""
     host = handshake._host_cids[0]
     version, peer_cid = handshake._version, handshake._remote_initial_source_connection_id
     address = handshake.get_peer_address()

@@ -1,8 +1,8 @@
 """`Handshake`: aioquic's connection until the handshake is complete.
 
 Owns the rules of ours that aioquic has none for: certificate by server name, limits on CRYPTO data and streams,
-closes. It never gets 1-RTT keys, so it neither reads nor writes 1-RTT packets; `handover` passes them to our own
-connection. Must never outlive the handshake. Uses private names of aioquic, see tests/quic/test_private_names.py.
+closes. It never gets 1-RTT keys, so it neither reads nor writes 1-RTT packets; `handover` passes them to our
+own connection. Uses private names of aioquic, see tests/quic/test_private_names.py.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ TESTED_VERSIONS = ("1.7.1", "1.7.2")  # of aioquic
 REASON_LIMIT = 256
 """Bytes of a close reason: three coalesced handshake packets may repeat it, or aioquic raises."""
 
-MOST_CRYPTO = 65_536  # bytes of CRYPTO data: for a client all, for a server those buffered out of order
-MOST_CRYPTO_PIECES = 64  # fragments of CRYPTO data buffered out of order: unverified addresses can send them
+MOST_CRYPTO = 65_536  # bytes: for a client all, for a server those buffered out of order
+MOST_CRYPTO_PIECES = 64  # buffered out of order: unverified addresses can send them
 MOST_EARLY = 16_384  # bytes of 1-RTT packets kept for the time after the handshake
 
-IDLE_REASON = "Idle timeout"  # aioquic's reason of an idle time-out, whose code is an internal error's
+IDLE_REASON = "Idle timeout"  # aioquic's of an idle time-out, whose code is an internal error's
 
 NO_APPLICATION_PROTOCOL = QuicErrorCode.CRYPTO_ERROR + tls.AlertDescription.no_application_protocol
 
@@ -57,7 +57,7 @@ class Credentials:
 
 
 def cut_utf8(text: str, limit: int) -> str:
-    """Shorten `text` to at most `limit` bytes of UTF-8, never inside a character."""
+    """To at most `limit` bytes of UTF-8, never inside a character."""
     data = text.encode("utf-8", "replace")
     return data[:limit].decode("utf-8", "ignore")
 
@@ -89,11 +89,11 @@ FIXED = 0x40
 
 
 class Handshake(QuicConnection):
-    """A connection until its handshake is complete.
+    """Drive it as aioquic's, but with `receive`.
 
-    Drive it as aioquic's, but with `receive`. Once `complete`, `handover.take_over` makes the record that our own
-    connection begins with. A server drops it at once; a client goes on with it until HANDSHAKE_DONE, so that it
-    repeats its Finished. Either calls `release` then.
+    Once `complete`, `handover.take_over` makes the record that our own connection begins with. A server drops
+    it at once; a client goes on with it until HANDSHAKE_DONE, so that it repeats its Finished. Either calls
+    `release` then.
 
     Size: aioquic's methods that are extended, and the checks of what it has come to.
     """
@@ -124,7 +124,7 @@ class Handshake(QuicConnection):
         self.receive_secret = b""
         self.peer = PeerParameters()
         self.early: list[tuple[bytes, NetworkAddress]] = []  # 1-RTT packets before the end, and their senders
-        self.offered: tuple[str, ...] = ()  # ALPN protocols of a client without a common one
+        self.offered: tuple[str, ...] = ()  # by a client without a common protocol
         self._early_size = 0
         self._retried = retry_source_connection_id is not None
         self._credentials = credentials
@@ -146,7 +146,7 @@ class Handshake(QuicConnection):
 
     @property
     def alpn(self) -> str:
-        """The negotiated protocol, once complete."""
+        """Once complete."""
         return self.tls.alpn_negotiated or ""
 
     @property
@@ -156,7 +156,7 @@ class Handshake(QuicConnection):
 
     @property
     def close_event(self) -> ConnectionTerminated | None:
-        """The close that either side began."""
+        """That either side began."""
         return self._close_event
 
     @property
@@ -171,22 +171,22 @@ class Handshake(QuicConnection):
 
     @property
     def terminated(self) -> bool:
-        """Its close needs no more time."""
+        """The close needs no more time."""
         return self._state is QuicConnectionState.TERMINATED
 
     @property
     def close_is_pending(self) -> bool:
-        """Our close is not yet written."""
+        """Ours is not yet written."""
         return bool(self._close_pending)
 
     @property
     def nothing_decrypted(self) -> bool:
-        """No packet could be decrypted yet: the apparent Initial was noise."""
+        """The apparent Initial was noise."""
         return self._state is QuicConnectionState.FIRSTFLIGHT
 
     @property
     def refused_protocols(self) -> tuple[str, ...] | None:
-        """ALPN protocols of a client that we closed for the lack of a common one, else None."""
+        """ALPN protocols of a client that we closed for the lack of a common one."""
         event = self._close_event
         if event is None or event.error_code != NO_APPLICATION_PROTOCOL or self.closed_by_peer:
             return None
@@ -194,12 +194,12 @@ class Handshake(QuicConnection):
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
-        """The server's leaf certificate; aioquic verifies chains but cannot pin."""
+        """The leaf: aioquic verifies chains but cannot pin."""
         certificate: x509.Certificate | None = self.tls._peer_certificate
         return certificate
 
     def take_trace(self) -> QuicLoggerTrace | None:
-        """Hand over the qlog trace, which ends with the connection; else `release` ends it."""
+        """The qlog trace, which ends with the connection; else `release` ends it."""
         trace, self._quic_logger = self._quic_logger, None
         return trace
 
@@ -215,7 +215,7 @@ class Handshake(QuicConnection):
     # -- packets
 
     def receive(self, data: bytes, address: NetworkAddress, now: float) -> None:
-        """Receive a datagram; a 1-RTT packet in it is kept in `early`."""
+        """A 1-RTT packet in the datagram is kept in `early`."""
         long, short = split(data)
         if short and self._early_size + len(short) <= MOST_EARLY:
             self._early_size += len(short)
@@ -245,7 +245,7 @@ class Handshake(QuicConnection):
         super().close(error_code, frame_type, cut_utf8(reason_phrase, REASON_LIMIT))
 
     def resume(self, now: float, late: float) -> None:
-        """The process paused for `late` seconds; see `Connection.resume`."""
+        """As `Connection.resume`."""
         if self._close_at is None or self._close_event is not None:
             return
         half = self.configuration.idle_timeout / 2
@@ -303,7 +303,7 @@ class Handshake(QuicConnection):
             self.receive_secret = secret
 
     def _initialize(self, peer_cid: bytes) -> None:
-        """Called for the first packet, and again after a Retry: only then the TLS context exists.
+        """For the first packet, and again after a Retry: only then the TLS context exists.
 
         The certificate must be chosen before aioquic handles the ClientHello, since its key decides the
         signature algorithm; aioquic has no callback that early.
@@ -332,7 +332,7 @@ class Handshake(QuicConnection):
 
 
 def _read_hello(message: bytes) -> tls.ClientHello | None:
-    """The ClientHello; `None` if the real handler is going to send an alert for it."""
+    """`None` if the real handler is going to send an alert for it."""
     try:
         return tls.pull_client_hello(Buffer(data=message))
     except (tls.Alert, BufferReadError, ValueError, AssertionError):

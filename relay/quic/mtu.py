@@ -1,28 +1,25 @@
-"""Path MTU discovery (RFC 9000, 14.3; RFC 8899).
-
-Owns the sizes to probe, the effect of a probe's fate, and black hole detection. Must never send.
-"""
+"""Path MTU discovery (RFC 9000, 14.3; RFC 8899): sizes to probe, the fate of a probe, black hole detection."""
 
 from __future__ import annotations
 
 SIZES = (1452, 1432, 1372, 1332, 1232)
-"""UDP payloads to probe, on IPv6: Ethernet, tunnel in IPv6, WireGuard, tunnel of 1380, IPv6's minimum."""
+"""UDP payloads on IPv6: Ethernet, tunnel in IPv6, WireGuard, tunnel of 1380, IPv6's minimum."""
 
-TRIES = 3  # lost probes until a size counts as too large
-SPACING = 0.1  # least seconds between probes, so that one loss burst counts once
+TRIES = 3  # lost probes until a size is too large
+SPACING = 0.1  # seconds between probes, so that one loss burst counts once
 RAISE_INTERVAL = 600.0  # seconds until larger sizes are tried again (RFC 8899, 5.1.1)
 BLACK_HOLE_INTERVAL = 60.0  # the same after a black hole
-BLACK_HOLE_LOSSES = 12  # consecutive losses of large packets that indicate a black hole (RFC 8899, 4.3)
+BLACK_HOLE_LOSSES = 12  # of large packets, one after the other (RFC 8899, 4.3)
 
 
 class PathMtu:
-    """The search of one connection, between the initial size and the peer's limit."""
+    """Of one connection, between the initial size and the peer's limit."""
 
     __slots__ = ("_candidates", "_limit", "_next", "_probing", "_tries", "base", "enabled", "losses", "size")
 
     def __init__(self, base: int) -> None:
-        self.base = base  # configured size, which every path carries
-        self.size = base  # size known to work on this path
+        self.base = base  # configured; every path carries it
+        self.size = base  # known to work on this path
         self.enabled = False  # the socket forbids fragmentation
         self._limit = SIZES[0]
         self._candidates: list[int] = []
@@ -39,11 +36,11 @@ class PathMtu:
         self._next = 0.0
 
     def limit(self, size: int) -> None:
-        """Apply the peer's max_udp_payload_size."""
+        """The peer's max_udp_payload_size."""
         self._limit = min(self._limit, size)
 
     def wanted(self, now: float) -> int:
-        """Size of a probe to send now, or 0. Call `probed` after it."""
+        """Of a probe to send now, or 0. Call `probed` after it."""
         if not self.enabled or self._probing or now < self._next:
             return 0
         if not self._candidates:
@@ -61,7 +58,6 @@ class PathMtu:
         self._next = now + SPACING
 
     def arrived(self, size: int, now: float) -> None:
-        """A probe of that size was acknowledged."""
         self._probing = False
         self._candidates.clear()
         self._next = now + RAISE_INTERVAL
@@ -69,7 +65,6 @@ class PathMtu:
         self.size = max(self.size, size)
 
     def failed(self, now: float) -> None:
-        """The probe is lost."""
         self._probing = False
         self._tries += 1
         if self._tries >= TRIES and self._candidates:
@@ -79,7 +74,7 @@ class PathMtu:
                 self._next = now + RAISE_INTERVAL
 
     def lost(self, count: int, now: float) -> bool:
-        """Count lost full-size packets. Returns whether `size` has changed."""
+        """Full-size packets. Returns whether `size` has changed."""
         self.losses += count
         return self.losses >= BLACK_HOLE_LOSSES and self.black_hole(now)
 

@@ -1,6 +1,6 @@
-"""Version negotiation: the answer to a first packet of an unsupported QUIC version.
+"""Version negotiation: the answer to a first packet of an unsupported QUIC version (RFC 8999).
 
-Owns RFC 8999's header, with ids of up to 255 bytes. Must never keep state: addresses may be forged.
+Must never keep state: addresses may be forged.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 VERSION_NEGOTIATION = 0
 
-FIXED_BIT = 0x40  # the fixed bit, so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)
-RESERVED = 0x0A0A0A0A  # a reserved version, which clients must ignore (RFC 9000, 15)
+FIXED_BIT = 0x40  # so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)
+RESERVED = 0x0A0A0A0A  # clients must ignore it (RFC 9000, 15)
 LONG_HEADER = 0x80
 
 
 def answer(data: bytes, supported: Sequence[int]) -> bytes | None:
-    """Return a Version Negotiation packet for a long-header packet; `None` if it gets no answer."""
+    """To a long-header packet; `None` if it gets none."""
     version = int.from_bytes(data[1:5], "big")
     if version == VERSION_NEGOTIATION:
         return None  # two servers must not answer each other for ever

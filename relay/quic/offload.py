@@ -1,6 +1,6 @@
 """UDP features of the kernel: segmentation, merged receives, no fragmentation, destination addresses.
 
-Owns their options and control messages. Must never keep a socket. `UdpSocket` can do without each.
+`UdpSocket` can do without each.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
 
-MAX_SEGMENTS = 64  # most datagrams that the kernel cuts from one buffer
-MAX_BYTES = 65_000  # most bytes of one buffer: an IP packet holds 65,535
+MAX_SEGMENTS = 64  # that the kernel cuts from one buffer
+MAX_BYTES = 65_000  # of one buffer: an IP packet holds 65,535
 REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
-"""Errors of kernels and network cards that cannot segment."""
+"""Of kernels and network cards that cannot segment."""
 
 CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, "CMSG_SPACE") else 0
 """Bytes of received control messages: UDP_GRO and `in6_pktinfo`, the larger address."""
@@ -29,9 +29,9 @@ CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, 
 ControlMessage: TypeAlias = tuple[int, int, bytes]
 
 Source: TypeAlias = tuple[ControlMessage, ...]
-"""Source address of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
+"""Of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
 
-MOST_SOURCES = 1024  # cached source addresses: a host may have a whole IPv6 network of them
+MOST_SOURCES = 1024  # cached: a host may have a whole IPv6 network of them
 _IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
     # IP_PKTINFO twice, IPV6_RECVPKTINFO, IPV6_PKTINFO (RFC 3542, 6.1): Python lacks some.
     "linux": (8, 8, 49, 50),
@@ -60,7 +60,7 @@ _WHOLE = {
 
 
 def forbid_fragments(sock: socket.socket) -> bool:
-    """Drop datagrams larger than the path MTU instead of fragmenting them. Returns whether the kernel does."""
+    """Drop datagrams larger than the path MTU. Returns whether the kernel does."""
     options = _WHOLE.get((sys.platform, sock.family), ())
     try:
         for option in options:
@@ -71,7 +71,7 @@ def forbid_fragments(sock: socket.socket) -> bool:
 
 
 def receive_merged(sock: socket.socket) -> bool:
-    """Merge received datagrams of one sender (UDP_GRO). Returns whether the kernel does."""
+    """Datagrams of one sender (UDP_GRO). Returns whether the kernel does."""
     if sys.platform != "linux":
         return False
     try:
@@ -82,7 +82,7 @@ def receive_merged(sock: socket.socket) -> bool:
 
 
 def receive_destinations(sock: socket.socket) -> bool:
-    """Report each datagram's destination on a wildcard socket. Returns whether the kernel does.
+    """Each datagram's destination on a wildcard socket. Returns whether the kernel reports it.
 
     On a dual-stack socket the IPv6 option covers IPv4 as well.
     """
@@ -99,11 +99,11 @@ def receive_destinations(sock: socket.socket) -> bool:
 
 @functools.cache
 def segment_message(size: int) -> Source:
-    """The control message that cuts a buffer every `size` bytes."""
+    """Cuts a buffer every `size` bytes."""
     return ((SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes()),)
 
 
-_sources: dict[bytes, Source] = {}  # source of the answer, by the received control message
+_sources: dict[bytes, Source] = {}  # of the answer, by the received control message
 
 
 def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
@@ -124,7 +124,7 @@ def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
 
 
 def _source(level: int, kind: int, data: bytes) -> Source:
-    """The source for the answer to a pktinfo message. Only link-local addresses fix the interface."""
+    """Of the answer to a pktinfo message. Only link-local addresses fix the interface."""
     if level == socket.IPPROTO_IP and kind == _IPV4_INFO:
         # `ipi_spec_dst` is an address of ours even if the datagram was broadcast.
         _, local, _ = struct.unpack("=i4s4s", data)
@@ -148,7 +148,7 @@ def _ipv4_source(local: bytes) -> Source:
 
 
 def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
-    """Group buffers for one call each: cut every `size` bytes they are the datagrams. Each fits one call."""
+    """For one call each: cut every `size` bytes they are the datagrams."""
     most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []
     total = most

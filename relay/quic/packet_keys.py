@@ -1,7 +1,6 @@
-"""Packet protection of 1-RTT packets (RFC 9001, 5 and 6).
+"""Packet protection of 1-RTT packets (RFC 9001, 5 and 6): keys of both directions, of each key phase, and their update.
 
-Owns the keys of both directions, of each key phase and their update. `PureKeys` and the compiled kernel are
-equal. Must never know a frame but STREAM. The connection calls `sending` and `receiving` directly.
+`PureKeys` and the compiled kernel are equal. The connection calls `sending` and `receiving` directly.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ SAMPLE: Final = 16  # bytes of the ciphertext sample for header protection, and 
 NONCE: Final = 12  # bytes
 KEY_PHASE: Final = 0x04  # bits of the first byte (RFC 9000, 17.3.1)
 RESERVED: Final = 0x18
-PACKETS_PER_KEY: Final = 1 << 22  # packets sent before a key update: half of AES-GCM's limit (RFC 9001, 6.6)
+PACKETS_PER_KEY: Final = 1 << 22  # half of AES-GCM's limit (RFC 9001, 6.6)
 FAILURES: Final = 1 << 36
-"""Packets that may fail to authenticate (RFC 9001, 6.6): the limit of ChaCha20-Poly1305, below AES-GCM's."""
+"""To authenticate (RFC 9001, 6.6): the limit of ChaCha20-Poly1305, below AES-GCM's."""
 
 CHACHA20: Final = 0x1303
 _FIVE: Final = bytes(5)
@@ -46,7 +45,7 @@ class Keys(Protocol):
     """One direction of one key phase."""
 
     def one(self, number: int, number_size: int, flags: int, cid: bytes, payload: bytes, /) -> bytes:
-        """Seal one packet. `number_size` is in bytes, and part of `flags`."""
+        """Seal a packet. `number_size` is in bytes, and part of `flags`."""
 
     def run(
         self,
@@ -71,7 +70,7 @@ class Keys(Protocol):
         """
 
     def open(self, datagram: bytes, cid_size: int, expected: int, phase: int, /) -> Opened | None:
-        """Open a packet; `None` if it does not authenticate. `expected` is the next packet number."""
+        """`None` if the packet does not authenticate. `expected` is the next packet number."""
 
     def take(
         self, buffer: memoryview | bytes, each: int, cid: bytes, expected: int, phase: int, /
@@ -142,7 +141,7 @@ class PureKeys:
                 return self._seal(payloads, number, number_size, flags, cid), cursor
 
     def _seal(self, payloads: list[bytes], number: int, number_size: int, flags: int, cid: bytes) -> bytes:
-        """Seal, then protect the headers with one set of masks (RFC 9001, 5.4)."""
+        """Then protect the headers with one set of masks (RFC 9001, 5.4)."""
         seal, iv = self._aead.encrypt, self._iv
         head = bytes((flags,)) + cid
         limit = 1 << 8 * number_size
@@ -215,7 +214,7 @@ class PureKeys:
         return len(chunks), kind, stream_id, begin, b"".join(chunks), fin
 
     def _masks(self, samples: list[bytes]) -> bytes:
-        """The masks of the headers, `SAMPLE` bytes each."""
+        """Of the headers, `SAMPLE` bytes each."""
         if not self._chacha20:
             return self._headers.update(b"".join(samples))  # unchained: one call makes many
         masks: list[bytes] = []
@@ -226,7 +225,7 @@ class PureKeys:
 
 
 def full_number(truncated: int, size: int, expected: int) -> int:
-    """A packet number of which `size` bytes are sent (RFC 9000, A.3). `expected` is the next one."""
+    """From `size` sent bytes (RFC 9000, A.3). `expected` is the next number."""
     window = 1 << 8 * size
     number = (expected & -window) | truncated
     if number + window // 2 <= expected and number + window < 1 << 62:
@@ -237,7 +236,7 @@ def full_number(truncated: int, size: int, expected: int) -> int:
 
 
 def _read_only_stream(plain: bytes) -> tuple[int, int, bytes] | None:
-    """Stream id, offset and data of a packet's only STREAM frame; padding is allowed."""
+    """Stream id, offset and data; padding is allowed."""
     if not plain or plain[0] & 0xF8 != STREAM:
         return None
     offset = 0
@@ -285,13 +284,13 @@ class PacketProtection:
         self.failures: int = 0  # packets that did not authenticate
         self._previous: Keys | None = None
         self._next: Keys | None = None
-        self._receiving_from: int = 0  # first packet number seen in `receiving_phase`
+        self._receiving_from: int = 0  # first packet number in `receiving_phase`
         self._sending_from: int = 0  # first packet number of `sending_phase`; -1 before it
         self._used: int = 0  # packets sealed in it
         self._wanted: bool = False
 
     def update(self) -> None:
-        """Request a key update. It begins once the peer has acknowledged a packet of the present phase.
+        """Begins once the peer has acknowledged a packet of the present phase.
 
         Earlier, one by each side would look like none (RFC 9001, 6.1). No packet is acknowledged before the
         handshake is confirmed.
@@ -310,7 +309,6 @@ class PacketProtection:
             self._sending_from = number
 
     def sent(self, packets: int) -> None:
-        """Count packets sealed."""
         self._used += packets
         if self._used > PACKETS_PER_KEY:
             self._wanted = True
@@ -335,7 +333,7 @@ class PacketProtection:
         return None
 
     def failed(self) -> None:
-        """Count a packet that did not authenticate. Raises QuicError if there were too many."""
+        """A packet did not authenticate. Raises QuicError if there were too many."""
         self.failures += 1
         if self.failures >= FAILURES:
             raise QuicError(AEAD_LIMIT_REACHED, 0, "too many packets did not authenticate")

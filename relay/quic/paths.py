@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 AMPLIFICATION: Final = 3  # bytes sent for each one received from an unvalidated address
-TRIES: Final = 3  # PATH_CHALLENGE frames until the validation has failed
+TRIES: Final = 3  # until the validation has failed
 MOST_PATHS: Final = 4  # addresses of one peer at a time
-MOST_RESPONSES: Final = 4  # PATH_RESPONSE frames due on one path; a busy peer loses the oldest
+MOST_RESPONSES: Final = 4  # on one path; a busy peer loses the oldest
 NEVER: Final = -1.0
 
 
 class Path:
-    """A pair of addresses, told apart by the peer's."""
+    """Told apart by the peer's address."""
 
     __slots__ = (
         *("address", "challenge", "challenge_due", "cid", "due", "number"),
@@ -21,20 +21,20 @@ class Path:
 
     def __init__(self, address: tuple[object, ...], cid: bytes, number: int, *, validated: bool) -> None:
         self.address = address
-        self.cid = cid  # the peer's connection id that our packets carry here, and its sequence number
+        self.cid = cid  # the peer's, which our packets carry here, and its sequence number
         self.number = number
         self.validated = validated
         self.received = 0  # bytes, counted while it is not validated
         self.sent = 0
         self.challenge = b""  # the data of our last PATH_CHALLENGE, empty before one
-        self.challenge_due = False  # it is to be sent
+        self.challenge_due = False
         self.tries = 0
         self.due = NEVER  # when to send another, or to give up
-        self.responses: list[bytes] = []  # data of PATH_RESPONSE frames to be sent
+        self.responses: list[bytes] = []  # data to be sent
 
     @property
     def has_frames(self) -> bool:
-        """Frames are due that must travel on this path."""
+        """That must travel on this path."""
         return self.challenge_due or bool(self.responses)
 
     @property

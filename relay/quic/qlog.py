@@ -1,7 +1,7 @@
 """qlog files: the packets of each QUIC connection, for qvis and other tools.
 
-Owns a directory of files, one per closed connection, limited in number and events. aioquic logs the handshake,
-`ConnectionTrace` what follows. Must never record payloads and tokens, nor change what a connection does.
+One file per closed connection, limited in number and events. aioquic logs the handshake, `ConnectionTrace` what
+follows. Must never record payloads and tokens, nor change what a connection does.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from relay.quic.varint import read_varint
 logger = get_logger("relay.transport")
 
 NAME: Final = re.compile(r"[0-9a-f]{16,40}\.qlog")
-"""Our file names, by the client's first connection id. Other files are left alone."""
+"""By the client's first connection id. Other files are left alone."""
 
 
 class Trace(QuicLoggerTrace):
-    """The events of one connection. Beyond `most`, the first half and the newest half are kept."""
+    """Of one connection. Beyond `most`, the first half and the newest half are kept."""
 
     def __init__(self, directory: QlogDirectory, *, is_client: bool, odcid: bytes, most: int) -> None:
         super().__init__(is_client=is_client, odcid=odcid)
         self.name = f"{odcid.hex()}.qlog"
         self.directory = directory
-        self.newest = 0.0  # time of the newest event in milliseconds
+        self.newest = 0.0  # of the newest event in milliseconds
         self.received = False  # a packet of the peer was decrypted
         self.over = False
         self._half = most // 2
@@ -49,10 +49,10 @@ class Trace(QuicLoggerTrace):
         self._last: deque[tuple[int, dict[str, Any]]] = deque()
         self._last_weight = 0
         self._dropped = 0
-        self._open: dict[str, Any] | None = None  # the newest event, whose frames may still be filled in
+        self._open: dict[str, Any] | None = None  # the newest, whose frames may still be filled in
 
     def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
-        """Log an event of the handshake, whose frames may be filled in until the next one."""
+        """Of the handshake; frames may be filled in until the next event."""
         if self.over:
             return
         super().log_event(category=category, event=event, data=data)
@@ -65,7 +65,7 @@ class Trace(QuicLoggerTrace):
         self._open = event
 
     def encode_transport_parameters(self, owner: str, parameters: QuicTransportParameters) -> dict[str, Any]:
-        """Omit the token: who knows it can end the connection."""
+        """Without the token: who knows it can end the connection."""
         data = super().encode_transport_parameters(owner, parameters)
         data.pop("stateless_reset_token", None)
         return data
@@ -96,7 +96,7 @@ class Trace(QuicLoggerTrace):
 
 
 class ConnectionTrace(PacketTrace):
-    """The events of our connection, which follow those of its handshake."""
+    """After the handshake."""
 
     def __init__(self, events: Trace, now: float, ack_delay_exponent: int = DELAY_EXPONENT) -> None:
         """`ack_delay_exponent` is the peer's."""
@@ -195,7 +195,7 @@ _FRAMES: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
         ("sequence_number", "ack_eliciting_threshold", "request_max_ack_delay", "reordering_threshold"),
     ),
 }
-"""Name and numbers of each frame besides STREAM and ACK."""
+"""Besides STREAM and ACK."""
 
 _STREAM_TYPES: Final = {
     errors.MAX_STREAMS_BIDI: "bidirectional",
@@ -206,7 +206,7 @@ _STREAM_TYPES: Final = {
 
 
 def frames_of(plain: bytes, ack_delay_exponent: int = DELAY_EXPONENT) -> list[dict[str, Any]]:
-    """The frames of a packet, without payload and tokens. An invalid one is `unknown`, and ends the list."""
+    """Without payload and tokens. An invalid frame is `unknown`, and ends the list."""
     found: list[dict[str, Any]] = []
     at = 0
     try:
@@ -219,7 +219,7 @@ def frames_of(plain: bytes, ack_delay_exponent: int = DELAY_EXPONENT) -> list[di
 
 
 def _read_frame(plain: bytes, at: int, ack_delay_exponent: int) -> tuple[dict[str, Any], int]:
-    """A frame, and the position after it. Raises IndexError for an invalid one."""
+    """With the position after it. Raises IndexError for an invalid frame."""
     kind, begin = read_varint(plain, at)
     if kind == errors.PADDING:
         return {"frame_type": "padding"}, len(plain) - len(plain[at:].lstrip(b"\0"))
@@ -312,7 +312,7 @@ class QlogDirectory(QuicLogger):
         self._directory = directory
         self._files = files
         self._events = events
-        self._live: set[Trace] = set()  # traces of open connections and traces not yet written
+        self._live: set[Trace] = set()  # of open connections, or not yet written
         self._writer = ThreadPoolExecutor(1, "qlog")
         self._failing = False
 
@@ -326,7 +326,7 @@ class QlogDirectory(QuicLogger):
         return trace
 
     def end_trace(self, trace: QuicLoggerTrace) -> None:
-        """Write the file of a closed connection, unless it received only noise."""
+        """Unless the closed connection received only noise."""
         assert isinstance(trace, Trace)
         trace.over = True
         if not trace.received:

@@ -18,13 +18,13 @@ SMALLEST_RTT: Final = 0.001  # seconds
 GRANULARITY: Final = 0.001  # seconds
 PACKET_THRESHOLD: Final = 3
 TIME_THRESHOLD: Final = 1.125
-PERSISTENT: Final = 3  # probe time-outs without an acknowledgement that are persistent congestion
+PERSISTENT: Final = 3  # probe time-outs without an acknowledgement
 MOST_BACKOFF: Final = 6  # doublings of the probe time-out
-MOST_SKIPPED: Final = 8  # skipped packet numbers remembered
+MOST_SKIPPED: Final = 8  # packet numbers remembered
 
 
 class ControlFrame:
-    """A frame besides STREAM, DATAGRAM and ACK."""
+    """Other than STREAM, DATAGRAM and ACK."""
 
     __slots__ = ("again", "data", "kind", "number", "stream")
 
@@ -34,7 +34,7 @@ class ControlFrame:
         self.kind = kind
         self.data = data
         self.again = again  # a lost one is sent again as it is
-        self.number = number  # what it is about: a connection id, a ping
+        self.number = number  # of a connection id, a ping
         self.stream = stream
 
 
@@ -63,7 +63,7 @@ class Sent:
         self.more: list[tuple[SendHalf, int, int, bool]] | None = None  # further STREAM frames
         self.frames: list[ControlFrame] | None = None
         self.acks = -1  # the largest packet number that its ACK frame acknowledged
-        self.probe = 0  # size of an MTU probe, which is not in flight
+        self.probe = 0  # of an MTU probe, which is not in flight
 
     @property
     def bytes(self) -> int:
@@ -101,7 +101,7 @@ class Recovery:
         self.sent: list[Sent] = []  # neither acknowledged nor lost, by number
         self.outstanding = 0  # packets in it
         self.largest_acked = -1
-        self.last_sent = 0.0  # when the last ack-eliciting packet was sent
+        self.last_sent = 0.0  # an ack-eliciting packet
         self.loss_time = -1.0  # when the next packet counts as lost
         self.pto_count = 0
         self.rtt = 0.0  # smoothed seconds; 0.0 before the first sample
@@ -109,12 +109,12 @@ class Recovery:
         self.rtt_min = 0.0
         self.rtt_latest = 0.0
         self.first_rtt_at = 0.0
-        self.skipped: list[int] = []  # numbers of packets never sent: an ACK of one is a lie (RFC 9000, 21.4)
+        self.skipped: list[int] = []  # an ACK of one is a lie (RFC 9000, 21.4)
         self.acked_frames: list[ControlFrame] = []  # for the connection, since its last look
         self.lost_frames: list[ControlFrame] = []
         self.acked_acks = -1  # the peer has our ACK frames up to this number
-        self.acked_full = False  # a full-size packet was acknowledged
-        self.lost_full = 0  # full-size packets lost
+        self.acked_full = False  # a full-size packet
+        self.lost_full = 0  # full-size packets
         self.lost_packets = 0  # ever
         self.traced = False  # fill `lost_traced`: first and last numbers of lost packets
         self.lost_traced: list[tuple[int, int]] = []
@@ -133,13 +133,13 @@ class Recovery:
         self.outstanding += record.last + 1 - record.first
 
     def charge(self, now: float, size: int) -> None:
-        """Ack-eliciting packets, together `size` bytes, leave."""
+        """Ack-eliciting packets leave, together `size` bytes."""
         self.last_sent = now
         self.congestion.on_sent(now, size)
         self.pacer.charge(size)
 
     def skip(self, number: int) -> None:
-        """Packet `number` will never be sent."""
+        """It will never be sent."""
         self.skipped.append(number)
         if len(self.skipped) > MOST_SKIPPED:
             del self.skipped[0]
@@ -147,7 +147,7 @@ class Recovery:
     # -- acknowledgements
 
     def read_ack(self, plain: bytes, at: int, next_number: int, delay_exponent: int) -> int:
-        """Handle an ACK frame after its type (RFC 9000, 19.3). Returns the position after its ranges.
+        """After its type (RFC 9000, 19.3). Returns the position after its ranges.
 
         Raises QuicError, and IndexError if the frame ends early.
         """
@@ -248,7 +248,7 @@ class Recovery:
         self.acked_acks = max(self.acked_acks, record.acks)
 
     def settle(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
-        """Apply the acknowledgements since the last call (RFC 9002, A.7). `in_use`: the window was used."""
+        """Since the last call (RFC 9002, A.7). `in_use`: the window was used."""
         if not self._news:
             return
         self._news = False
@@ -270,7 +270,7 @@ class Recovery:
             del skipped[0]
 
     def _measure(self, now: float, latest: float, delay: float) -> None:
-        """Add a round trip sample (RFC 9002, 5)."""
+        """A round trip sample (RFC 9002, 5)."""
         latest = max(latest, SMALLEST_RTT)
         self.rtt_latest = latest
         self.congestion.on_rtt(now, latest)
@@ -295,7 +295,7 @@ class Recovery:
     # -- loss
 
     def detect_loss(self, now: float) -> None:
-        """Find lost packets (RFC 9002, 6.1), and when the next one will be."""
+        """RFC 9002, 6.1; and when the next one will be."""
         self.loss_time = -1.0
         sent = self.sent
         threshold = self.largest_acked - PACKET_THRESHOLD
@@ -373,11 +373,11 @@ class Recovery:
         return self.rtt + max(4 * self.rtt_variance, GRANULARITY) + self.max_ack_delay
 
     def probe_timeout(self) -> float:
-        """One PTO in seconds, without backing off."""
+        """In seconds, without backing off."""
         return self._probe_timeout()
 
     def probe_at(self) -> float:
-        """When `on_timer` is due: a loss or a probe time-out; -1.0 for never."""
+        """Of `on_timer`: a loss or a probe time-out; -1.0 for never."""
         if self.loss_time >= 0:
             return self.loss_time
         if not self.outstanding:

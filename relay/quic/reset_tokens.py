@@ -1,6 +1,6 @@
 """Stateless reset (RFC 9000, 10.3): ends connections that we know nothing of any more, after a restart.
 
-Owns the tokens of our connection ids and the packets that carry them. Must never keep state per connection.
+Must never keep state per connection.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import hmac
 import random
 
 TOKEN = 16  # bytes
-SHORTEST = 21  # bytes of a reset: below, no receiver takes it for one
+SHORTEST = 21  # bytes: below, no receiver takes it for one
 LONGEST = 43  # bytes of ours: looks like a short packet with the longest connection id
 
 
 class ResetTokens:
-    """The tokens that belong to a secret."""
+    """Of a secret."""
 
     __slots__ = ("_random", "_secret")
 
@@ -27,11 +27,11 @@ class ResetTokens:
         self._random = source
 
     def token_of(self, cid: bytes) -> bytes:
-        """The stateless reset token of a connection id of ours."""
+        """Of a connection id of ours."""
         return hmac.digest(self._secret, cid, hashlib.sha256)[:TOKEN]
 
     def answer(self, datagram: bytes, cid_size: int) -> bytes | None:
-        """The reset that answers a packet of an unknown connection; `None` if none may be sent.
+        """To a packet of an unknown connection; `None` if none may be sent.
 
         It is smaller than the packet, so two ends without state do not answer each other for ever.
         """

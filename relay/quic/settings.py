@@ -11,35 +11,36 @@ class QuicSettings:
     """Transport parameters of our endpoints. Sizes are bytes, times are seconds."""
 
     idle_timeout: float = 10.0
-    """A connection that is silent this long is dead. The smaller of both ends' values holds."""
+    """Of silence, until a connection is dead. The smaller of both ends' values holds."""
 
     keep_alive: float = 4.0
-    """A connection that heard nothing for this long is pinged; 0 never pings."""
+    """Of silence, until a ping; 0 never pings."""
 
     max_streams_bidi: int = 1024
-    """Bidirectional streams that a peer may have open at once: announces, subscriptions, fetches."""
+    """Of a peer, open at once: announces, subscriptions, fetches."""
 
     max_streams_uni: int = 1024
-    """Unidirectional streams that a peer may have open at once: one per group."""
+    """Of a peer, open at once: one per group."""
 
     stream_window: int = 1_250_000
-    """Unread bytes that a peer may send on one stream."""
+    """Unread, on one stream."""
 
     connection_window: int = 16 * 1024 * 1024
-    """Unread bytes that a peer may send on all its streams together."""
+    """Unread, on all streams of a peer together."""
 
     max_datagram_size: int = 1200
-    """UDP payload that every path carries. Packets are larger where `mtu_discovery` finds that the path carries more."""
+    """UDP payload that every path carries. Packets are larger where `mtu_discovery` finds that the path carries
+    more.
+    """
 
     mtu_discovery: bool = True
     """Busy connections try packets of up to 1452 bytes. On Linux and macOS."""
 
     congestion: Literal["cubic", "reno", "bbr"] = "cubic"
-    """Congestion control algorithm. `bbr` does not take every loss for congestion: [when to choose
-    it](delivery.md#on-a-lossy-path)."""
+    """`bbr` does not take every loss for congestion: [when to choose it](delivery.md#on-a-lossy-path)."""
 
     socket_buffer: int = 4 * 1024 * 1024
-    """Kernel receive and send buffer asked for; the kernel may grant less."""
+    """Of the kernel, for receiving and sending; it may grant less."""
 
     native: bool = True
     """The compiled kernel encrypts and decrypts packets, if it was built; otherwise Python does."""

@@ -1,6 +1,6 @@
 """What a connection begins with, once its handshake is complete.
 
-Owns plain records, which `handover` fills, and the reading of transport parameters. Must never import aioquic.
+Must never import aioquic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_PAYLOAD: Final = 65527  # bytes of a UDP payload
 
 @dataclass(slots=True, eq=False)
 class PeerParameters:
-    """The peer's transport parameters (RFC 9000, 18.2), with the defaults of absent ones."""
+    """RFC 9000, 18.2, with the defaults of absent ones."""
 
     max_data: int = 0
     max_stream_data_bidi_local: int = 0  # of streams that the peer opens
@@ -31,17 +31,17 @@ class PeerParameters:
     max_idle_timeout: float = 0.0  # seconds; 0 for none
     ack_delay_exponent: int = 3
     max_ack_delay: float = 0.025  # seconds
-    max_datagram_frame_size: int = 0  # bytes of a DATAGRAM frame; 0 if the peer takes none (RFC 9221)
+    max_datagram_frame_size: int = 0  # bytes; 0 if the peer takes none (RFC 9221)
     active_connection_id_limit: int = 2
     disable_active_migration: bool = False
     min_ack_delay: float = -1.0  # seconds; -1 if the peer takes no ACK_FREQUENCY
-    max_udp_payload_size: int = LARGEST_PAYLOAD  # bytes of the largest datagram that the peer takes
-    token: bytes = b""  # stateless reset token of its first connection id; empty for clients
+    max_udp_payload_size: int = LARGEST_PAYLOAD  # bytes
+    token: bytes = b""  # for stateless reset, of its first connection id; empty for clients
 
 
 @dataclass(slots=True, eq=False)
 class Start:
-    """A connection at the end of its handshake."""
+    """Of a connection."""
 
     is_client: bool
     version: int  # of QUIC
@@ -49,12 +49,12 @@ class Start:
     send_secret: bytes
     receive_secret: bytes
     host_cid: bytes  # ours of sequence number 0
-    host_token: bytes  # its stateless reset token; empty for clients, which announce none
+    host_token: bytes  # for stateless reset; empty for clients, which announce none
     peer_cid: bytes  # the peer's of sequence number 0
-    peer_token: bytes  # its stateless reset token; empty if there is none
+    peer_token: bytes  # for stateless reset; empty if there is none
     peer: PeerParameters
     address: tuple[Any, ...]  # of the peer
-    rtt: float  # smoothed round trip in seconds; 0 before the first sample
+    rtt: float  # smoothed seconds; 0 before the first sample
     rtt_variance: float
     rtt_min: float
     rtt_latest: float
@@ -62,7 +62,7 @@ class Start:
 
 
 def read_parameters(data: bytes) -> PeerParameters:
-    """Parse the peer's transport parameters, of which aioquic has checked what it knows.
+    """Parse what aioquic has checked as far as it knows.
 
     Raises QuicError for anything that is no list of distinct parameters, or a wrong min_ack_delay.
     """

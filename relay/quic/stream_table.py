@@ -16,7 +16,7 @@ from relay.quic.varint import varint
 from relay.transport.sending import SendQueue, SendState
 
 PEER_PRIORITY: Final = 1 << 62  # of our half of a stream that the peer opened
-GATHERED: Final = 65536  # most bytes of one stream that are delivered together
+GATHERED: Final = 65536  # bytes of one stream that are delivered together
 
 
 class StreamTable(StreamOwner):
@@ -61,7 +61,7 @@ class StreamTable(StreamOwner):
         self._stream_window = settings.stream_window
         self._receive_limit = self._receive_limit_sent = self._window
         self._received = 0  # the highest offsets of all streams together
-        self._delivered = 0  # bytes delivered, or never to be
+        self._delivered = 0  # bytes, or never to be
         self._peer_bidi_limit = self._peer_bidi_sent = settings.max_streams_bidi
         self._peer_uni_limit = self._peer_uni_sent = settings.max_streams_uni
         self._peer_bidi = 0  # streams opened by the peer
@@ -79,7 +79,7 @@ class StreamTable(StreamOwner):
 
     @property
     def accepted(self) -> int:
-        """How many streams the user of the session knows."""
+        """Streams that the user of the session knows."""
         return sum([stream.accepted for stream in self._by_id.values()])
 
     def get(self, stream_id: int) -> Stream | None:
@@ -127,7 +127,7 @@ class StreamTable(StreamOwner):
         return priority, -self._openings
 
     def open(self, priority: int, *, unidirectional: bool) -> Stream:
-        """A stream of ours. It has no id until its first packet is made and the peer's limit allows it."""
+        """It has no id until its first packet is made and the peer's limit allows it."""
         return Stream(
             self,
             -1,
@@ -156,7 +156,7 @@ class StreamTable(StreamOwner):
         return True
 
     def _find(self, stream_id: int, kind: int) -> Stream | None:
-        """The stream of a frame; opens a stream of the peer, and all below it (RFC 9000, 2.1).
+        """Opens a stream of the peer, and all below it (RFC 9000, 2.1).
 
         `None` if it has ended on both sides. Raises QuicError.
         """
@@ -206,7 +206,7 @@ class StreamTable(StreamOwner):
     # -- frames of the peer; all raise QuicError
 
     def on_stream(self, kind: int, stream_id: int, offset: int, data: bytes, fin: bool) -> None:  # noqa: FBT001
-        """STREAM (RFC 9000, 19.8)."""
+        """RFC 9000, 19.8."""
         stream = self._by_id.get(stream_id)
         stop = offset + len(data)
         if stream is None or (stream.unidirectional and not stream.opened_by_peer):
@@ -265,7 +265,7 @@ class StreamTable(StreamOwner):
             self._gathered += len(data)
 
     def deliver(self) -> None:
-        """Deliver what was gathered."""
+        """What was gathered."""
         stream = self._gathering
         if stream is None:
             return
@@ -279,7 +279,7 @@ class StreamTable(StreamOwner):
             self.handler.stream_data(stream, data, stream.into.done)
 
     def on_reset(self, stream_id: int, code: int, final_size: int) -> None:
-        """RESET_STREAM (RFC 9000, 19.4)."""
+        """RFC 9000, 19.4."""
         stream = self._readable(stream_id, errors.RESET_STREAM)
         if stream is None:
             return
@@ -300,7 +300,7 @@ class StreamTable(StreamOwner):
         self.handler.stream_reset(stream, code)
 
     def on_stop_sending(self, stream_id: int, code: int) -> None:
-        """STOP_SENDING (RFC 9000, 19.5): reset our half with the same code."""
+        """RFC 9000, 19.5: reset our half with the same code."""
         stream = self._writable(stream_id, errors.STOP_SENDING)
         if stream is None or stream.out.reset_code >= 0 or stream.out.done:
             return
@@ -444,11 +444,11 @@ class StreamTable(StreamOwner):
         return bool(self.queue) or any(stream.undelivered for stream in self._by_id.values())
 
     def kept(self) -> int:
-        """Bytes sent and kept until they are acknowledged."""
+        """Bytes sent and not acknowledged."""
         return sum(stream.out.sent - stream.out.acked for stream in self._by_id.values())
 
     def discard_ended(self) -> None:
-        """Forget streams that have ended on both sides, and let the peer open new ones (RFC 9000, 4.6)."""
+        """On both sides; lets the peer open new streams (RFC 9000, 4.6)."""
         ended, self._ended = self._ended, []
         for stream in ended:
             if not (stream.out.done and stream.into.done) or self._by_id.pop(stream.id, None) is None:
@@ -464,10 +464,11 @@ class StreamTable(StreamOwner):
                 self._streams_due = True
 
     def clear(self) -> None:
-        """The connection is gone: break reference cycles."""
+        """Break reference cycles."""
         self._gathering = None
         self._chunks = []
         self.handler = Handler()
+        self.waker = Waker()
         for stream in self._by_id.values():
             stream.out.stream = None
             stream.context = None

@@ -16,8 +16,8 @@ from relay.quic.errors import QuicError
 from relay.quic.ranges import Ranges
 from relay.transport.sending import Sender
 
-LARGEST: Final = (1 << 62) - 1  # largest offset
-MOST_FRAGMENTS: Final = 256  # fragments buffered above a gap, beside one for each `FRAGMENT` bytes
+LARGEST: Final = (1 << 62) - 1  # offset
+MOST_FRAGMENTS: Final = 256  # fragments above a gap, beside one for each `FRAGMENT` bytes
 FRAGMENT: Final = 256  # bytes: a fragment costs us about as much beside its data
 
 
@@ -28,7 +28,7 @@ class StreamOwner:
     __slots__ = ("ended",)
 
     def __init__(self) -> None:
-        self.ended = False  # the session has ended: calls on its streams do nothing
+        self.ended = False  # calls on its streams do nothing
 
     def stream_ready(self, stream: Stream) -> None:
         """STREAM frames are due."""
@@ -47,13 +47,13 @@ class StreamOwner:
         raise NotImplementedError
 
     def wire_code(self, code: int) -> int:
-        """The error code on the wire of a session's code."""
+        """Of a session's code."""
         raise NotImplementedError
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class SendHalf:
-    """Our half. Offsets are bytes of the stream.
+    """Ours. Offsets are bytes of the stream.
 
     Size: each packet reads or changes most of it; a hop to another object costs as much as the work.
     """
@@ -75,7 +75,7 @@ class SendHalf:
         self.sent = 0  # everything below was sent at least once
         self.written = 0
         self.lost: list[tuple[int, int]] = []  # to be sent again, by offset
-        self.fin_at = -1  # the final offset, -1 before it is known
+        self.fin_at = -1  # offset, -1 before it is known
         self.fin_pending = False
         self.fin_acked = False
         self.reset_code = -1
@@ -99,7 +99,7 @@ class SendHalf:
             self.fin_pending = True
 
     def reset(self, code: int) -> None:
-        """Forget all data; RESET_STREAM is due."""
+        """RESET_STREAM is due."""
         self.reset_code = code
         self.reset_pending = True
         self.fin_pending = False
@@ -113,7 +113,7 @@ class SendHalf:
     # -- to packets
 
     def take_lost(self, room: int) -> tuple[int, int, bytes]:
-        """The first lost bytes, at most `room`: start, stop, data."""
+        """At most `room` bytes: start, stop, data."""
         start, end = self.lost[0]
         stop = min(end, start + room)
         if stop == end:
@@ -214,7 +214,7 @@ class SendHalf:
 
 
 class ReceiveHalf:
-    """The peer's half. Offsets are bytes of the stream."""
+    """The peer's. Offsets are bytes of the stream."""
 
     __slots__ = (
         *("buffered", "done", "final_size", "highest", "limit", "limit_sent", "offset", "parts", "starts"),
@@ -227,7 +227,7 @@ class ReceiveHalf:
         self.offset = 0  # everything below was delivered
         self.highest = 0  # the end of everything received
         self.final_size = -1
-        self.starts: list[int] = []  # fragments above a gap, ascending and disjoint
+        self.starts: list[int] = []  # of fragments above a gap, ascending and disjoint
         self.parts: list[bytes] = []
         self.buffered = 0  # bytes in them
         self.stop_code = -1
@@ -235,7 +235,7 @@ class ReceiveHalf:
         self.done = limit == 0
 
     def check_size(self, stop: int, fin: bool, frame_type: int) -> None:  # noqa: FBT001 - the hot path
-        """Data up to `stop` arrived. Raises QuicError if it contradicts the final size (RFC 9000, 4.5)."""
+        """Raises QuicError if data up to `stop` contradicts the final size (RFC 9000, 4.5)."""
         final = self.final_size
         if final >= 0 and (stop > final or (fin and stop != final)):
             raise QuicError(errors.FINAL_SIZE_ERROR, frame_type, "data beyond the final size")
@@ -245,7 +245,7 @@ class ReceiveHalf:
             self.final_size = stop
 
     def insert(self, start: int, data: bytes) -> None:
-        """Keep data above a gap. Raises QuicError if there are too many fragments."""
+        """Above a gap. Raises QuicError if there are too many fragments."""
         starts, parts = self.starts, self.parts
         if start < self.offset:
             data = data[self.offset - start :]
@@ -291,7 +291,7 @@ class ReceiveHalf:
         return data
 
     def drop(self) -> int:
-        """Forget buffered data. Returns how many received bytes were never delivered."""
+        """Returns how many received bytes were never delivered."""
         left = self.highest - self.offset
         self.starts.clear()
         self.parts.clear()
@@ -301,7 +301,7 @@ class ReceiveHalf:
 
 
 class Stream(Sender):
-    """A stream of either side; see `relay.transport.session.Stream`."""
+    """See `relay.transport.session.Stream`."""
 
     __slots__ = ("accepted", "context", "id", "into", "opened_by_peer", "out", "owner", "prefix", "stopped")
 
@@ -360,7 +360,7 @@ class Stream(Sender):
             self.owner.stream_ready(self)
 
     def reset(self, code: int) -> None:
-        """Abort our half and drop its queued data. `code` is the session's."""
+        """Drops queued data of our half. `code` is the session's."""
         if not self.owner.ended:
             self.abort(self.owner.wire_code(code))
 
@@ -372,7 +372,7 @@ class Stream(Sender):
         self.owner.stream_control(self)
 
     def stop(self, code: int) -> None:
-        """Ask the peer to stop sending; no more data is delivered. `code` is the session's."""
+        """No more data is delivered. `code` is the session's."""
         if not self.owner.ended:
             self.cancel(self.owner.wire_code(code))
 
@@ -386,5 +386,5 @@ class Stream(Sender):
         self.owner.stream_control(self)
 
     def prioritize(self, priority: int) -> None:
-        """Change the urgency of unsent data."""
+        """Of unsent data."""
         self.owner.stream_reordered(self, (priority, self.order[1]))

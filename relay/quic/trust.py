@@ -1,7 +1,4 @@
-"""Certificate verification of a client.
-
-Owns the choice of roots, pinned fingerprints or no check, as TLS configuration. Must never connect.
-"""
+"""Certificate verification of a client: the choice of roots, pinned fingerprints or no check, as TLS configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from relay.quic.certificate_store import fingerprint, load_certificates
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Trust settings: the system's roots unless something else is given."""
+    """The system's roots unless something else is given."""
 
     roots: tuple[Path, ...] | None = None  # PEM files that replace the system's roots
     fingerprints: tuple[str, ...] = ()  # hex SHA-256 of accepted leaves instead of roots; names are unchecked

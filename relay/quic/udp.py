@@ -1,4 +1,4 @@
-"""UDP sockets for QUIC and their send queues. Must never block, or read the content of datagrams."""
+"""UDP sockets for QUIC and their send queues. Must never block."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from relay.quic import offload
 logger = get_logger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
-"""A peer's address as the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket
-the last element is the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9)."""
+"""As the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket the last element is
+the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9).
+"""
 
-DRAIN_DATAGRAMS = 256  # most datagrams taken per socket and loop turn: a flood leaves time for other work
+DRAIN_DATAGRAMS = 256  # per socket and loop turn: a flood leaves time for other work
 DRAIN_TIME = 0.01  # seconds of receiving after which the turn ends early
-SEND_QUEUE = 1024  # datagrams queued for a full socket; beyond it the newest is dropped, as in a router
-SEND_FLUSH = 64  # queued datagrams sent per turn once the socket is writable
+SEND_QUEUE = 1024  # datagrams for a full socket; beyond it the newest is dropped, as in a router
+SEND_FLUSH = 64  # datagrams per turn once the socket is writable
 MAX_DATAGRAM = 65536
 
 REFUSAL_TIME = 60.0  # seconds without segmentation to a destination after the kernel's refusal: routes change
-MOST_REFUSING = 10_000  # destinations remembered; beyond it the oldest is retried early
+MOST_REFUSING = 10_000  # destinations; beyond it the oldest is retried early
 CERTAIN = 8  # after so many single reads in a row, the next so many skip the second read
 
 
 class Receiver(Protocol):
-    """Receiver of datagrams."""
+    """Of datagrams."""
 
     def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None: ...
 
@@ -53,9 +54,10 @@ class Sender(Protocol):
 
 
 class UdpSocket:
-    """A non-blocking UDP socket on the event loop.
+    """Non-blocking, on the event loop.
 
-    Size: the state of receiving, sending and offload is flat, because every packet of every connection passes here.
+    Size: the state of receiving, sending and offload is flat, because every packet of every connection passes
+    here.
     """
 
     def __init__(
@@ -69,10 +71,10 @@ class UdpSocket:
     ) -> None:
         """`answers`: a bound socket with many peers, which sends from the address that received."""
         self.sock = sock
-        self.dropped = 0  # datagrams dropped because the socket's queue was full
+        self.dropped = 0  # datagrams, the queue was full
         self.failed = 0  # datagrams that the kernel refused
         self.segments_refused = 0
-        self.on_error: Callable[[OSError], None] | None = None  # a receive error: the peer's port is closed
+        self.on_error: Callable[[OSError], None] | None = None  # of receiving: the peer's port is closed
         self.on_drained: Callable[[], None] | None = None
         self._now = now
         self._loop = asyncio.get_running_loop()
@@ -105,7 +107,7 @@ class UdpSocket:
         return str(name[0]), int(name[1])
 
     def connect(self, address: Address) -> Address:
-        """Connect to one peer, and receive ICMP errors. Returns the peer's address as received from."""
+        """To one peer, and receive ICMP errors. Returns the peer's address as received from."""
         self.sock.connect(address)
         self._connected = True
         peer: Address = self.sock.getpeername()
@@ -124,7 +126,7 @@ class UdpSocket:
             self._failed(error)
 
     def send_all(self, buffers: list[bytes], size: int, address: Address) -> None:
-        """Send datagrams of `size` bytes, a buffer's last maybe less: in one call if the kernel segments."""
+        """Datagrams of `size` bytes, a buffer's last maybe less: in one call if the kernel segments."""
         if len(buffers) == 1:
             if len(buffers[0]) <= size:
                 self.send(buffers[0], address)
@@ -139,7 +141,7 @@ class UdpSocket:
                         self.send(buffer[start : start + size], address)
 
     def _send_batch(self, batch: list[bytes], size: int, address: Address) -> bool:
-        """Send one batch. Returns False if the socket is full."""
+        """Returns False if the socket is full."""
         if not self._segments or self._waiting or (self._refusing and self._refuses(address)):
             return False
         message = offload.segment_message(size)
@@ -160,7 +162,7 @@ class UdpSocket:
         return True
 
     def _refuses(self, address: Address) -> bool:
-        """The kernel refused segmentation to `address` recently."""
+        """Segmentation, recently."""
         until = self._refusing.get(address)
         if until is None:
             return False

@@ -1,4 +1,4 @@
-"""Warnings about certificates' validity, at start, reload, `--check` and hourly. Must never read a clock."""
+"""Warnings about certificates' validity, at start, reload, `--check` and hourly."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 
 from cryptography import x509
 
-SOON: Final = dt.timedelta(days=14)  # remaining life of a certificate that is worth a warning
-SOON_PART: Final = 6  # warn with at most a sixth of the whole life left: tools renew with a third left
+SOON: Final = dt.timedelta(days=14)  # of remaining life
+SOON_PART: Final = 6  # of the whole life left: tools renew with a third left
 
 
 def validity_warning(certificate: x509.Certificate, now: dt.datetime) -> str | None:
-    """A warning about the certificate's validity at `now`, which has a time zone; None if it is fine."""
+    """At `now`, which has a time zone."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= ends:
         return f"expired on {_written(ends)}, so clients refuse it"
@@ -25,7 +25,7 @@ def validity_warning(certificate: x509.Certificate, now: dt.datetime) -> str | N
 
 
 class ValidityWatch:
-    """Remembers its warnings, to give each only once."""
+    """Gives each warning only once."""
 
     def __init__(self) -> None:
         self._said: frozenset[str] = frozenset()
@@ -33,7 +33,7 @@ class ValidityWatch:
     def new_warnings(
         self, files: Mapping[str, Sequence[x509.Certificate]], now: dt.datetime
     ) -> Iterator[str]:
-        """Yield warnings that are new since the last call, one per certificate, the leaf first in each file."""
+        """New since the last call, one per certificate, the leaf first in each file."""
         found = {}
         for name, chain in files.items():
             for number, certificate in enumerate(chain):

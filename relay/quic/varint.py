@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def varint(value: int) -> bytes:
-    """Shortest encoding. Raises OverflowError beyond 62 bits."""
+    """Raises OverflowError beyond 62 bits."""
     if value < 0x40:
         return _ONE[value]
     if value < 0x4000:

@@ -1,1 +1,1 @@
-"""Kinds of sessions: raw QUIC, WebTransport, WebSocket, in-memory. `session.py` defines the interface."""
+"""Kinds of sessions; `session.py` defines the interface."""

@@ -1,4 +1,4 @@
-"""Dialling, from a URL to a session: name resolution, the race between addresses, the certificate check.
+"""From a URL to a session: name resolution, the race between addresses, the certificate check.
 
 Logs and errors show no query of a URL: it may hold a token.
 """
@@ -33,7 +33,7 @@ from relay.wire.version import ALL_VERSIONS, AnyVersion, alpns_for
 __all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websocket"]
 
 HEAD_START = 0.25  # seconds before the next address is tried as well (RFC 8305)
-RAW_PORT = 4443  # default port of `moqt` and `moql` URLs
+RAW_PORT = 4443  # of `moqt` and `moql` URLs
 FINGERPRINT_BODY = 256  # bytes read of `/certificate.sha256`, which has 64
 RAW_SCHEMES = ("moqt", "moql")
 DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
@@ -51,7 +51,7 @@ ErrorKind = Literal["url", "resolve", "refused", "timeout", "tls", "rejected", "
 
 
 class ConnectError(Exception):
-    """No session was established. `status`: the HTTP status. `protocol`: a server of another protocol."""
+    """`status`: the HTTP status. `protocol`: a server of another protocol."""
 
     def __init__(self, message: str, *, kind: ErrorKind, status: int | None = None) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class ConnectError(Exception):
 class _Target:
     """A parsed URL."""
 
-    shown: str  # the URL without query and user, for messages
+    shown: str  # without query and user
     raw: bool
     host: str
     port: int
@@ -80,7 +80,7 @@ class _Target:
 
 
 def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target, bool]:
-    """Parse a URL; the flag asks for a fingerprint first."""
+    """The flag asks for a fingerprint first."""
     try:
         url.encode()
         parts = urlsplit(url)
@@ -128,9 +128,9 @@ async def connect(
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
-    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) connects as `https`, pinned
-    to the fingerprint that the same host and port serve. `ws` and `wss`: `connect_websocket`. The socket closes with
-    the session.
+    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) connects as `https`,
+    pinned to the fingerprint that the same host and port serve. `ws` and `wss`: `connect_websocket`. The socket
+    closes with the session.
     """
     target, insecure = _parse(url)
     race: _Race | None = None
@@ -160,9 +160,9 @@ async def connect_websocket(
     timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
     runtime: Runtime = SYSTEM,
 ) -> FramedSession:
-    """As `connect`, over WebSocket. `offer` narrows the subprotocols; an empty one offers none."""
+    """As `connect`. `offer` narrows the subprotocols; an empty one offers none."""
     target, _ = _parse(url, WEBSOCKET_PORTS)
-    import aiohttp  # slow to import, and only this kind needs it
+    import aiohttp  # slow to import
 
     from relay.transport.websocket.dial import HandshakeError, dial
 
@@ -197,7 +197,7 @@ async def connect_websocket(
 
 
 async def _fetch_fingerprint(target: _Target) -> str:
-    import aiohttp  # slow to import, and only development servers need it
+    import aiohttp  # slow to import
 
     url = f"http://{target.authority}/certificate.sha256"
     try:
@@ -262,7 +262,6 @@ class _Race:
         return session
 
     def give_up(self) -> None:
-        """Release every socket at once."""
         for endpoint in self._dialled:
             endpoint.give_up()
 
@@ -351,7 +350,7 @@ def _bind(family: int, bind: tuple[str, int] | None) -> socket.socket:
     try:
         if bind is not None:
             host, port = bind
-            # the wildcard stands for both families; another address for its own only
+            # the wildcard stands for both families
             if host in ("", IPV6_ANY, IPV4_ANY):
                 host = IPV6_ANY if family == socket.AF_INET6 else IPV4_ANY
             sock.bind((host, port))

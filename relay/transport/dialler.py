@@ -1,4 +1,4 @@
-"""Dials the other relays of a cluster, with their tokens. Logs show no query of a URL: it has the token."""
+"""Dials the other relays of a cluster. Logs show no query of a URL: it has the token."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from relay.transport.client import ClientTls, connect
 from relay.transport.quic_session import QuicSession
 from relay.wire.version import AnyVersion, Version
 
-TIMEOUT: Final = 30.0  # seconds for one attempt, from name resolution to an open session
-STREAMS: Final = 16_384  # of each kind for another relay, which serves many peers
+TIMEOUT: Final = 30.0  # seconds, from name resolution to an open session
+STREAMS: Final = 16_384  # of each kind: a relay serves many peers
 LONGEST_TOKEN: Final = 8_192  # characters that relays accept
 
 
 class TokenError(ValueError):
-    """The token file is unusable; the text says why, without its content."""
+    """The text says why, without the file's content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialler:
-    """Dials cluster members."""
+    """For cluster members."""
 
     versions: tuple[AnyVersion, ...]
     settings: QuicSettings
@@ -35,7 +35,7 @@ class Dialler:
     runtime: Runtime = SYSTEM
     token: Path | None = None  # read for each attempt, so that it can be replaced
     tokens: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
-    """Tokens of single targets: a file, or the token itself."""
+    """Of single targets: a file, or the token itself."""
 
     def check(self, target: str) -> str | None:
         """Return the token. Raises CertificateError or TokenError if every attempt would fail."""

@@ -1,7 +1,4 @@
-"""HTTP/3: aioquic's layer on our connection, and the parts parsed before it, so that it sees no WebTransport bytes.
-
-The WebTransport sessions call it.
-"""
+"""HTTP/3: aioquic's layer on our connection, and the parts parsed before it, so that it sees no WebTransport bytes."""
 
 from __future__ import annotations
 
@@ -30,20 +27,20 @@ H3_ID_ERROR = 0x108
 H3_REQUEST_INCOMPLETE = 0x10D
 H3_MESSAGE_ERROR = 0x10E
 
-HEADERS_LIMIT = 64 * 1024  # most bytes of a HEADERS frame; a token in the path is the largest part
-CONTROL_LIMIT = 16 * 1024  # most bytes of a buffered frame on the control stream; SETTINGS have some dozens
+HEADERS_LIMIT = 64 * 1024  # bytes; a token in the path is the largest part
+CONTROL_LIMIT = 16 * 1024  # bytes of a buffered frame on the control stream; SETTINGS have some dozens
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
-"""Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
+"""Before HEADERS on a request stream. Unknown types are skipped."""
 
 
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02, 07) and H3_DATAGRAM (draft 04), which peers expect as well."""
 
-URGENT = 2 * CONTROL_PRIORITY  # priority of our HTTP/3 streams: before all of the session
+URGENT = 2 * CONTROL_PRIORITY  # before all of the session
 
 
 class QuicAdapter:
-    """Our connection, with the names that aioquic's HTTP/3 layer uses of its own."""
+    """Our connection, as aioquic's HTTP/3 layer uses its own."""
 
     def __init__(self, connection: Connection) -> None:
         self.configuration = QuicConfiguration(is_client=connection.is_client)
@@ -52,7 +49,7 @@ class QuicAdapter:
         self._remote_max_datagram_frame_size = connection.peer.max_datagram_frame_size or None
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:  # noqa: FBT001, FBT002 - as the original
-        """Open a stream. Raises `Http3Error` if the peer allows none."""
+        """Raises `Http3Error` if the peer allows no stream."""
         stream = self._connection.open_stream(URGENT, unidirectional=is_unidirectional)
         if not self._connection.streams.claim(stream):
             raise Http3Error(H3_GENERAL_PROTOCOL_ERROR, "no stream is allowed for HTTP/3")
@@ -78,7 +75,7 @@ class QuicAdapter:
 
 
 class Http3(H3Connection):
-    """HTTP/3 with the settings of every WebTransport draft in use."""
+    """With the settings of every WebTransport draft in use."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(QuicAdapter(connection), enable_webtransport=True)  # type: ignore[arg-type]
@@ -98,13 +95,13 @@ class Http3(H3Connection):
                 self._quic.send_stream_data(self._local_decoder_stream_id, cancelled)
 
     def waiting(self, stream_id: int) -> int:
-        """Buffered bytes of an incomplete frame."""
+        """Of an incomplete frame."""
         stream = self._stream.get(stream_id)
         return 0 if stream is None else len(stream.buffer)
 
 
 class Http3Error(Exception):
-    """The peer violated HTTP/3; `code` closes the connection."""
+    """The peer's fault; `code` closes the connection."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -114,14 +111,14 @@ class Http3Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StreamKind:
-    """A stream's kind; `session_id` is `None` for HTTP/3. `rest` follows the prefix, or is all so far."""
+    """`session_id` is `None` for HTTP/3. `rest` follows the prefix, or is all so far."""
 
     session_id: int | None
     rest: bytes
 
 
 class StreamHead:
-    """Parses the first one or two varints of a stream that the peer opened."""
+    """The first one or two varints of a stream that the peer opened."""
 
     __slots__ = ("_data", "_type")
 
@@ -130,7 +127,7 @@ class StreamHead:
         self._data = b""
 
     def feed(self, data: bytes) -> StreamKind | None:
-        """Feed bytes; `None` until the kind is known."""
+        """`None` until the kind is known."""
         self._data += data
         first = decode_varint(self._data)
         if first is None:
@@ -154,7 +151,7 @@ class HeadersReader:
         self._skip = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Feed bytes; return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`."""
+        """Return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`."""
         self._data += data
         if self._done:  # the frame may wait for the QPACK encoder stream, later bytes for `rest`
             if len(self._data) > HEADERS_LIMIT:
@@ -176,14 +173,14 @@ class HeadersReader:
         return None
 
     def _skip_done(self) -> bool:
-        """Skip the payload of an unknown frame as far as it has arrived."""
+        """The payload of an unknown frame, as far as it has arrived."""
         skipped = min(self._skip, len(self._data))
         self._data = self._data[skipped:]
         self._skip -= skipped
         return not self._skip
 
     def _frame_head(self) -> tuple[int, int, int] | None:
-        """(type, length, start of the payload) of the next frame, if complete."""
+        """(type, length, start of the payload), if complete."""
         kind = decode_varint(self._data)
         if kind is None:
             return None
@@ -193,7 +190,7 @@ class HeadersReader:
         return None if size is None else (kind[0], *size)
 
     def rest(self) -> bytes:
-        """Return the bytes after the last HEADERS frame; a further `feed` parses the next one."""
+        """The bytes after the last HEADERS frame; a further `feed` parses the next one."""
         data, self._data = self._data, b""
         self._done = False
         return data

@@ -1,7 +1,7 @@
 """A transport without a network: two joined sessions in one process, for tests of actors and the soak.
 
-Streams have QUIC's semantics (credit, resets that drop queued data, a slow reader). The order is deterministic: calls
-of one loop turn arrive in the next, as one batch per side. `pause`, `credit` and `silent` simulate faulty peers.
+Streams have QUIC's semantics (credit, resets that drop queued data, a slow reader). Calls of one loop turn
+arrive in the next, as one batch per side. `pause`, `credit` and `silent` simulate faulty peers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
 
 
 class MemoryStream(Sender):
-    """One side's view of a stream. `twin` is the peer's, once the peer knows the stream."""
+    """One side's view. `twin` is the peer's, once the peer knows the stream."""
 
     __slots__ = (
         "_chunks",
@@ -55,7 +55,7 @@ class MemoryStream(Sender):
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
         self.twin: MemoryStream | None = None
-        self.pending_stop: int | None = None  # a stop before the peer could know the stream
+        self.pending_stop: int | None = None  # before the peer could know the stream
         readable = opened_by_peer or not unidirectional
         self.receiving = readable  # until the end or a reset arrives
         self.stopped = not readable  # by this side
@@ -105,7 +105,7 @@ class MemoryStream(Sender):
         elif self.twin.sending:
             self.twin.end_sending()
             self._side.tell(StreamStopped(self.twin, code))
-            self._side.session.peer.side.tell(StreamReset(self, code))  # a reset answers the stop, as in QUIC
+            self._side.session.peer.side.tell(StreamReset(self, code))  # as in QUIC
 
     def end_sending(self) -> None:
         self.sending = False
@@ -140,7 +140,7 @@ class SendingSide:
         self._scheduled = False
 
     def stream(self, priority: int, *, unidirectional: bool, opened_by_peer: bool) -> MemoryStream:
-        """This end's view of a new stream."""
+        """Of a new stream."""
         self._streams += 1
         order = (priority, -self._streams)
         return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=opened_by_peer)
@@ -154,7 +154,7 @@ class SendingSide:
         self.schedule()
 
     def forget(self, stream: MemoryStream) -> None:
-        """Forget a stream once both halves are over, and return its credit."""
+        """Once both halves are over; returns its credit."""
         self.queue.remove(stream)
         for end in (stream, stream.twin):
             if end is None or end.sending or end.receiving:
@@ -167,7 +167,6 @@ class SendingSide:
         opener.give_back(unidirectional=stream.unidirectional)
 
     def give_back(self, *, unidirectional: bool) -> None:
-        """A stream is over: its credit serves another one."""
         self._open[unidirectional] -= 1
         self._admit(unidirectional=unidirectional)
 
@@ -209,7 +208,7 @@ class SendingSide:
         self.session.deliver()
 
     def _claim(self, stream: MemoryStream) -> MemoryStream | None:
-        """Number a stream and show it to the peer; `None` without credit."""
+        """Show a stream to the peer; `None` without credit."""
         kind = stream.unidirectional
         credit = self._credit[kind]
         if credit is not None and self._open[kind] >= credit:
@@ -254,7 +253,7 @@ class MemorySession:
         self.peer: MemorySession = self
         self.side = SendingSide(self, credit_bidi, credit_uni)
         self.streams: dict[int, MemoryStream] = {}
-        self.inbox: list[Event] = []  # events for the owner
+        self.inbox: list[Event] = []  # for the owner
         self._sink: Sink | None = None
         self._bytes_received = 0
 
@@ -305,7 +304,7 @@ class MemorySession:
     # -- for tests
 
     def pause(self) -> None:
-        """Stop reading stream data: the peer's writes stay unsent. Everything else still arrives."""
+        """Stop reading stream data: the peer's writes stay unsent."""
         self.paused = True
 
     def resume(self) -> None:
@@ -363,8 +362,8 @@ def memory_pair(
 ) -> tuple[MemorySession, MemorySession]:
     """Join two sessions and return (client, server).
 
-    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the client's
-    tokens, is negotiated. The credits limit each side's open streams.
+    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the
+    client's tokens, is negotiated. The credits limit each side's open streams.
     """
     tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (

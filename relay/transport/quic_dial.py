@@ -1,6 +1,6 @@
-"""The client's endpoint: a socket with one connection, closed with it.
+"""The client's endpoint: a socket with one connection.
 
-Owns the handshake of an outgoing connection, until a session takes over. Must never choose the target.
+Owns the handshake of an outgoing connection, until a session takes over.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay.transport.quic_session import QuicSession, SessionLostError, lost_of
 
 
 class ClientEndpoint(Endpoint):
-    """A socket with one connection, closed with it."""
+    """Closed with its connection."""
 
     pauses_are = logging.DEBUG  # the process may have many of these; one report is enough
 
@@ -43,7 +43,6 @@ class ClientEndpoint(Endpoint):
         self._make_session = session
 
     def dial(self, sock: socket.socket, address: Address, configuration: QuicConfiguration) -> None:
-        """Send the first packet."""
         udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, now=self.now)
         udp.on_error = self._on_error
         self.add_socket(udp)
@@ -59,7 +58,6 @@ class ClientEndpoint(Endpoint):
         self.touch(driver)
 
     def give_up(self) -> None:
-        """Abandon the attempt at once."""
         if not self.handshake.done():
             self.handshake.cancel()
         for driver in tuple(self.connections):

@@ -38,14 +38,14 @@ from relay.wire.version import AnyVersion, alpns_for
 
 logger = get_logger(__name__)
 
-SHORTEST_FIRST_ID: Final = 8  # least bytes of a client's first destination connection id (RFC 9000, 7.2)
+SHORTEST_FIRST_ID: Final = 8  # bytes of a client's first destination connection id (RFC 9000, 7.2)
 RENEWAL_INTERVAL: Final = 60.0  # seconds between checks of the generated certificate's age
 RESETS: Final = 1_000  # stateless resets per second, and ...
 RESETS_BURST: Final = 10_000  # ... at once: all clients of a restarted relay
 
 
 class QuicServer(Endpoint):
-    """A listening endpoint: raw QUIC and WebTransport on one port.
+    """For raw QUIC and WebTransport.
 
     Size: what a server adds to an endpoint: address, certificates, admission, qlog, draining.
     """
@@ -84,7 +84,7 @@ class QuicServer(Endpoint):
         self._renewal_due = 0.0
         self._pairs: tuple[CertificatePair, ...] = ()
         self._credentials: dict[int, Credentials] = {}  # of each of `_pairs`, by its address
-        self.draining = False  # new connections are refused; existing ones continue
+        self.draining = False  # new connections are refused
         self._closing: asyncio.Event | None = None
         if addresses is None:
             addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)
@@ -101,19 +101,19 @@ class QuicServer(Endpoint):
         return sum(sock.segments_refused for sock in self._sockets)
 
     def use(self, limits: Limits) -> None:
-        """Apply other limits to new connections."""
+        """To new connections."""
         self.limits = limits
         self.packet_time = limits.packet_time
         self._admission.use(limits)
 
     async def start(self) -> None:
-        """Bind and listen. Raises OSError with a human-readable message."""
+        """Raises OSError with a human-readable message."""
         for sock in bind_udp(*self._address):
             udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, answers=True, now=self.now)
             self.add_socket(udp)
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
-        """Close every session, wait until the closes are sent (at most `timeout` seconds), close the sockets."""
+        """Close every session, wait until the closes are sent (at most `timeout` seconds)."""
         self._closing = asyncio.Event()
         for driver in tuple(self.connections):
             if driver.over:
@@ -198,7 +198,7 @@ class QuicServer(Endpoint):
     # -- inside
 
     def _reset(self, sock: Sender, data: bytes, address: Address, now: float) -> None:
-        """Answer a packet of a connection that we know nothing of: perhaps of before a restart."""
+        """Answer a packet of an unknown connection: perhaps of before a restart."""
         reset = self.tokens.answer(data, CONNECTION_ID_LENGTH)
         if reset is not None and self._resets.spend(now):
             self.refused["unknown_connection"] += 1

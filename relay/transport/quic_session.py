@@ -1,7 +1,4 @@
-"""Sessions over a QUIC connection: the common part of raw QUIC and WebTransport.
-
-Translates between a connection and `relay.transport.session`.
-"""
+"""Sessions over a QUIC connection: the common part of raw QUIC and WebTransport."""
 
 from __future__ import annotations
 
@@ -29,17 +26,15 @@ from relay.transport.session import (
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 from relay.wire.version import AnyVersion
 
-EARLY_EVENTS: Final = 1024  # events kept for a session before `start`
-EARLY_BYTES: Final = (
-    1 << 20
-)  # stream bytes kept before `start`: an unaccepted peer needs only its first requests
+EARLY_EVENTS: Final = 1024  # before `start`
+EARLY_BYTES: Final = 1 << 20  # before `start`: an unaccepted peer needs only its first requests
 
 CREDIT: Final = {errors.STREAM_LIMIT_ERROR: "max_streams", errors.FLOW_CONTROL_ERROR: "window"}
 """Limits enforced by QUIC, by the error that closes the connection, as refusals are counted."""
 
 
 class SessionLostError(Exception):
-    """A session ended before it was established. `kind` is the layer that closed it."""
+    """Before it was established. `kind` is the layer that closed it."""
 
     def __init__(self, kind: str, code: int | None, reason: str, *, by_peer: bool) -> None:
         super().__init__(reason)
@@ -50,7 +45,7 @@ class SessionLostError(Exception):
 
 
 def kind_of(close: Close) -> str:
-    """The layer that closed: TLS alerts are the transport errors 0x100 to 0x1ff."""
+    """The layer: TLS alerts are the transport errors 0x100 to 0x1ff."""
     if close.idle:
         return "timeout"
     if close.application:
@@ -59,25 +54,25 @@ def kind_of(close: Close) -> str:
 
 
 def lost_of(close: Close) -> SessionLostError:
-    """The error of a connection that was closed during its handshake."""
+    """Of a connection closed during its handshake."""
     kind = kind_of(close)
     reason = "idle timeout" if close.idle else close.reason or f"{kind} error {close.code:#x}"
     return SessionLostError(kind, close.code, reason, by_peer=close.by_peer)
 
 
 def wire_code(code: int) -> int:
-    """Error code of a reset or stop on the wire, the same on raw QUIC and WebTransport."""
+    """Of a reset or stop, the same on raw QUIC and WebTransport."""
     return to_http3(code if 0 <= code <= MAX_CODE else 0)
 
 
 def plain_code(code: int) -> int:
-    """The moq code of a received reset or stop; 0 if it is none."""
+    """Of a received reset or stop; 0 if it is none."""
     return from_http3(code) or 0
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class QuicSession(Handler):
-    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing.
+    """See `relay.transport.session.Session`. Subclasses add their framing.
 
     Size: it implements two interfaces, the session's and the connection's handler.
     """
@@ -95,11 +90,11 @@ class QuicSession(Handler):
         self.version = version
         self.path: str | None = None
         self.query = ""
-        self.ended = False  # `SessionClosed` was queued: nothing follows it
-        self.opened: asyncio.Future[None] | None = None  # set when the session is established, for a client
+        self.ended = False  # `SessionClosed` was queued
+        self.opened: asyncio.Future[None] | None = None  # when the session is established, for a client
         self._sink: Sink | None = None
         self._started = False
-        self._gathered: list[Event] = []  # events not yet delivered
+        self._gathered: list[Event] = []  # not yet delivered
         self._early_bytes = 0
 
     def __repr__(self) -> str:
@@ -161,7 +156,7 @@ class QuicSession(Handler):
         )
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is removed and, on a client, its socket released."""
+        """Until the connection is removed and, on a client, its socket released."""
         await self.driver.wait_gone()
 
     # -- from the driver
@@ -191,7 +186,7 @@ class QuicSession(Handler):
             self._accept(stream, data, fin=fin)
 
     def _accept(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        """Handle bytes of a stream that the peer opened, before its user knows it."""
+        """Bytes of a stream that the peer opened, before its user knows it."""
         stream.accepted = True
         if data or fin:
             self._emit(StreamData(stream, data, fin))
@@ -217,7 +212,7 @@ class QuicSession(Handler):
         self._emit(Pong())
 
     def closed(self, close: Close) -> None:
-        """Report the end of the connection, unless the session ended before."""
+        """Unless the session ended before."""
         kind = kind_of(close)
         if kind == "transport" and not close.by_peer and close.code in CREDIT:
             self.driver.endpoint.refused[CREDIT[close.code]] += 1
@@ -247,7 +242,7 @@ class QuicSession(Handler):
         self.driver.touch()
 
     def _application_code(self, code: int) -> int | None:
-        """The moq code in a received application close."""
+        """Of a received application close."""
         return code
 
     def _emit(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""The send order of one session's streams, for WebSocket and memory. It knows no data and no framing."""
+"""The send order of one session's streams, for WebSocket and memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mypy_extensions import mypyc_attr
 
 
 class SendState(Enum):
-    """Send state of a stream."""
+    """Of a stream."""
 
     IDLE = "idle"  # nothing to send
     READY = "ready"
@@ -20,7 +20,7 @@ class SendState(Enum):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Sender:
-    """A stream in the queue: the base of its kinds."""
+    """A stream in the queue."""
 
     __slots__ = ("order", "send_state", "unidirectional")
 
@@ -31,9 +31,9 @@ class Sender:
 
 
 class StreamOwner(Protocol):
-    """A session, as its streams see it. Streams without a number wait for stream credit."""
+    """As its streams see it. Streams without a number wait for stream credit."""
 
-    ended: bool  # `SessionClosed` was queued: nothing follows it
+    ended: bool  # `SessionClosed` was queued
 
     def ready(self, stream: Any) -> None: ...
     def reorder(self, stream: Any, order: tuple[int, int]) -> None: ...
@@ -50,7 +50,7 @@ class SendQueue(Generic[S]):
     __slots__ = ("_blocked", "_ready", "_unopened")
 
     def __init__(self) -> None:
-        self._ready: list[S] = []  # sorted, the most urgent last
+        self._ready: list[S] = []  # the most urgent last
         self._blocked: dict[S, None] = {}
         self._unopened: dict[bool, dict[S, None]] = {True: {}, False: {}}
 
@@ -63,11 +63,10 @@ class SendQueue(Generic[S]):
 
     @property
     def alone(self) -> bool:
-        """One stream is ready."""
         return len(self._ready) == 1
 
     def add(self, stream: S) -> bool:
-        """Make an idle stream ready. True if it was idle."""
+        """True if it was idle."""
         if stream.send_state is not SendState.IDLE:
             return False
         ready = self._ready
@@ -95,12 +94,12 @@ class SendQueue(Generic[S]):
         stream.send_state = SendState.UNOPENED
 
     def unblock(self) -> None:
-        """The flow control limit has grown: make blocked streams ready."""
+        """The flow control limit has grown."""
         streams, self._blocked = self._blocked, {}
         self._return(streams)
 
     def admit(self, *, unidirectional: bool) -> None:
-        """There is more stream credit: make unopened streams of one kind ready."""
+        """There is more stream credit for one kind."""
         streams, self._unopened[unidirectional] = self._unopened[unidirectional], {}
         self._return(streams)
 
@@ -137,5 +136,5 @@ class SendQueue(Generic[S]):
 
 
 def urgency(stream: Sender) -> tuple[int, int]:
-    """Sort key: the most urgent stream comes last."""
+    """Sort key: the most urgent comes last."""
     return stream.order

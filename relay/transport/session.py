@@ -1,9 +1,8 @@
 """The interface between a transport and the protocol.
 
-Each transport (raw QUIC, WebTransport, WebSocket, in-memory) implements `Session`; protocol machines cannot
-tell the kinds apart. Codes are plain moq codes, which each transport maps to its wire. Everything runs on one
-event loop: events reach the sink given to `start` as one tuple per loop turn; calls on a session or stream
-take effect at the end of the turn.
+Each transport implements `Session`; protocol machines cannot tell the kinds apart. Codes are plain moq codes,
+which each transport maps to its wire. Everything runs on one event loop: events reach the sink given to `start`
+as one tuple per loop turn; calls on a session or stream take effect at the end of the turn.
 """
 
 from __future__ import annotations
@@ -14,33 +13,33 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from relay.wire.version import AnyVersion
 
-CONTROL_PRIORITY = 1 << 62  # send priority of control streams: above every group
+CONTROL_PRIORITY = 1 << 62  # above every group
 
 
 class Stream(Protocol):
-    """A stream of either side. Calls on an ended half do nothing: the event of the end may be on its way."""
+    """Of either side. Calls on an ended half do nothing: the event of the end may be on its way."""
 
-    id: int  # number for logs, unique per session; -1 while a stream waits for stream credit
+    id: int  # for logs, unique per session; -1 while a stream waits for stream credit
     unidirectional: bool
     opened_by_peer: bool
 
-    context: Any  # free for the session's owner, such as the stream's handler
+    context: Any  # free for the session's owner
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         """Queue `chunks` in order; with `fin`, end the stream after them. Bytes are shared, never copied."""
 
     def reset(self, code: int) -> None:
-        """Abort the send half and drop queued data."""
+        """Drops queued data."""
 
     def prioritize(self, priority: int) -> None:
-        """Change the priority of unsent data, see `open_uni`."""
+        """Of unsent data, see `open_uni`."""
 
     def stop(self, code: int) -> None:
-        """Ask the peer to stop sending. No more data events follow; a reset event may."""
+        """No more data events follow; a reset event may."""
 
     @property
     def unsent(self) -> int:
-        """Queued bytes never sent, acknowledged or not."""
+        """Queued bytes never sent."""
 
     @property
     def undelivered(self) -> bool:
@@ -51,7 +50,7 @@ class Stream(Protocol):
 
 
 class StreamData(NamedTuple):
-    """The next bytes of a stream, in order. The first event of an unknown stream also opens it."""
+    """In order. The first event of an unknown stream also opens it."""
 
     stream: Stream
     data: bytes
@@ -59,21 +58,21 @@ class StreamData(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """The peer aborted its send half. No more data follows."""
+    """Of the peer's send half. No more data follows."""
 
     stream: Stream
     code: int
 
 
 class StreamStopped(NamedTuple):
-    """The peer has stopped our half of this stream. The transport has already reset it."""
+    """By the peer: the transport has already reset our half."""
 
     stream: Stream
     code: int
 
 
 class DatagramReceived(NamedTuple):
-    """A datagram without the transport's prefix."""
+    """Without the transport's prefix."""
 
     data: bytes
 
@@ -96,7 +95,7 @@ Sink: TypeAlias = Callable[[tuple[Event, ...]], object]
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """A snapshot. `rtt` in seconds, `estimate` in bit/s; `None` if unknown."""
+    """`rtt` in seconds, `estimate` in bit/s; `None` if unknown."""
 
     rtt: float | None = None
     estimate: int | None = None
@@ -106,13 +105,13 @@ class SessionStats:
 
 
 class Session(Protocol):
-    """An accepted or dialled transport session."""
+    """Accepted or dialled."""
 
     transport: str  # `quic`, `webtransport`, `websocket` or `memory`
-    remote: str  # the peer's address, `host:port`, for logs
+    remote: str  # `host:port`, for logs
     is_client: bool
-    alpn: str  # the negotiated ALPN or subprotocol, `""` if none
-    path: str | None  # as requested, percent-encoded as sent; `None` where the transport has none (raw QUIC)
+    alpn: str  # or subprotocol, `""` if none
+    path: str | None  # percent-encoded as sent; `None` where the transport has none (raw QUIC)
     query: str
 
     @property
@@ -125,22 +124,22 @@ class Session(Protocol):
 
     @property
     def undelivered(self) -> bool:
-        """`Stream.undelivered` of any stream. Undelivered data may be lost when the session is closed."""
+        """`Stream.undelivered` of any stream: may be lost when the session is closed."""
 
     def start(self, sink: Sink) -> None:
-        """Start delivering events, past ones first. Called once."""
+        """Deliver events, past ones first. Called once."""
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> Stream:
-        """Open a bidirectional stream. The peer sees it with the first byte written."""
+        """The peer sees it with the first byte written."""
 
     def open_uni(self, priority: int = CONTROL_PRIORITY) -> Stream:
-        """Open a unidirectional stream. Higher `priority` is sent first. Without credit it waits."""
+        """Higher `priority` is sent first. Without credit the stream waits."""
 
     def send_datagram(self, data: bytes) -> None:
-        """Send or drop a datagram."""
+        """Or drop it."""
 
     def ping(self) -> None:
-        """Ping the peer; a `Pong` event follows if it answers."""
+        """A `Pong` follows if the peer answers."""
 
     def probe_timeout(self) -> float:
         """Seconds in which a healthy peer answers a ping (3 PTO on QUIC)."""
@@ -149,27 +148,27 @@ class Session(Protocol):
         """The peer is a relay of the cluster: limits on the cost of one peer's packets do not apply."""
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        """End the session. A `SessionClosed` event with `by_peer=False` follows."""
+        """A `SessionClosed` event with `by_peer=False` follows."""
 
     def stats(self) -> SessionStats:
-        """Measure now."""
+        """Now."""
 
 
 class SessionRequest(Protocol):
-    """A peer's request for a session. Accept or reject it exactly once."""
+    """Accept or reject it exactly once."""
 
     transport: str
     remote: str
     path: str | None
     query: str
-    offered: tuple[str, ...]  # the peer's subprotocols, or the negotiated ALPN on raw QUIC
+    offered: tuple[str, ...]  # subprotocols, or the negotiated ALPN on raw QUIC
 
     @property
     def token_may_follow(self) -> bool:
         """The version has a place for a token in SETUP, though the URL has one, too."""
 
     def accept(self) -> Session:
-        """Accept; the version is the first offered one that the listener supports."""
+        """The version is the first offered one that the listener supports."""
 
     def reject(self, status: int, reason: str) -> None:
-        """Reject with an HTTP status if the transport has one, else close with the matching session code."""
+        """With an HTTP status if the transport has one, else with the matching session code."""

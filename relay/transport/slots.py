@@ -15,10 +15,10 @@ ROOM: Final = 0.75  # share of the limit below which slots are free again: no lo
 
 
 class Slots:
-    """The slots of one limit. Keys are addresses; `""` stands for all."""
+    """Keys are addresses; `""` stands for all."""
 
     def __init__(self, name: str, limit: int, refused: Counter[str], now: Callable[[], float]) -> None:
-        """`name` is the limit's, under which `refused` counts. `now` is a clock in seconds."""
+        """`refused` counts under the limit's `name`. `now` is a clock in seconds."""
         self._now = now
         self.limit = limit
         self._name = name

@@ -1,4 +1,4 @@
-"""Binds listening sockets, UDP and TCP, by the same rules."""
+"""Binds listening sockets, UDP and TCP."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from relay.logger import get_logger
 logger = get_logger(__name__)
 
 PORT_ATTEMPTS = 16  # to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP
-NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # errors where a whole address family is missing
+NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # where a whole address family is missing
 
 
 def bind_udp(host: str, port: int) -> list[socket.socket]:
-    """Bind UDP sockets for a listen address. Raises OSError with a human-readable message.
+    """Raises OSError with a human-readable message.
 
     `::` and an empty host include IPv4; `localhost` is 127.0.0.1 and ::1. Port 0 picks one free for TCP too.
     """
@@ -37,7 +37,7 @@ def bind_udp(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Bind listening TCP sockets by the same rules."""
+    """By the same rules."""
     return _bind(host, port, socket.SOCK_STREAM)
 
 
@@ -76,7 +76,7 @@ def _bind_localhost(port: int, kind: socket.SocketKind) -> list[socket.socket]:
             if error.errno in NO_FAMILY:
                 return [first]
             first.close()
-            # a port that the kernel picked for one family may be taken in the other: pick again
+            # a port that the kernel picked for one family may be taken in the other
             if port or error.errno != errno.EADDRINUSE:
                 raise
     raise OSError(errno.EADDRINUSE, "found no port that is free for both 127.0.0.1 and ::1")

@@ -1,7 +1,7 @@
 """WebTransport over HTTP/3: one session per connection.
 
-Owns the CONNECT exchange, stream prefixes, the close capsule and what aioquic's HTTP/3 layer gets: control
-and QPACK streams and HEADERS frames, never WebTransport streams. Must never know the content of streams.
+Owns the CONNECT exchange, stream prefixes, the close capsule and what aioquic's HTTP/3 layer gets: control and
+QPACK streams and HEADERS frames, never WebTransport streams.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.wire.webtransport import CloseCapsuleDecoder, bidi_prefix, encode_clo
 
 
 class Role(Enum):
-    """What HTTP/3 does with a stream, as its `context`. Others: `StreamHead`, `HeadersReader`."""
+    """What HTTP/3 does with a stream, as its `context`; beside `StreamHead` and `HeadersReader`."""
 
     HTTP3 = "control, QPACK or unknown"
     IGNORED = "answered; the rest does not matter"
@@ -30,7 +30,7 @@ class Role(Enum):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class WebTransportSession(QuicSession):
-    """Common part of client and server.
+    """Of client and server.
 
     Size: a session, and the state of the HTTP/3 connection that carries it alone.
     """
@@ -41,10 +41,10 @@ class WebTransportSession(QuicSession):
         super().__init__(driver, is_client=is_client)
         self._h3: http3.Http3 | None = None
         self._session_id: int | None = None
-        self._connect: Stream | None = None  # the CONNECT stream, once its HEADERS are read
+        self._connect: Stream | None = None  # once its HEADERS are read
         self._named_id: int | None = None  # the first stream's, if it came before the CONNECT request
         self._capsules = CloseCapsuleDecoder()
-        self._requests: dict[int, Stream] = {}  # whose HEADERS are not read
+        self._requests: dict[int, Stream] = {}  # HEADERS not read
 
     # -- Session
 
@@ -103,7 +103,7 @@ class WebTransportSession(QuicSession):
             head = stream.context = http3.StreamHead(unidirectional=stream.unidirectional)
         kind = head.feed(data)
         if kind is None:
-            if fin:  # it ended before its kind was known: our half must end too
+            if fin:  # our half must end too
                 stream.abort(http3.H3_REQUEST_INCOMPLETE)
             return
         stream.context = None
@@ -196,7 +196,7 @@ class WebTransportSession(QuicSession):
     def _on_request_data(
         self, stream: Stream, reader: http3.HeadersReader, data: bytes, *, fin: bool
     ) -> None:
-        """Feed bytes of a request, or of the response to ours, until its HEADERS are complete."""
+        """Of a request, or of the response to ours, until its HEADERS are complete."""
         frame = reader.feed(data)
         if frame is not None:
             self._h3_event(StreamDataReceived(data=frame, end_stream=False, stream_id=stream.id))

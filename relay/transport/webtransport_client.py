@@ -1,6 +1,6 @@
 """The client side of WebTransport.
 
-Owns the CONNECT request, sent once the server's settings allow it, and its answer. Must never dial.
+Owns the CONNECT request, sent once the server's settings allow it, and its answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The server side of WebTransport.
 
-Owns the CONNECT request's check, the subprotocol, all answers. Must never decide on admission.
+Owns the CONNECT request's check, the subprotocol, all answers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from relay.transport.webtransport import Role, WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, AnyVersion, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
-ALREADY_IN_USE = 409  # answer to a second CONNECT: a connection carries one session
-FAMILIAR_OFFER = 512  # longest offer of subprotocols in characters that is cached; real ones are shorter
-SHUTTING_DOWN = 503  # answer to unanswered CONNECT requests when the server closes
+ALREADY_IN_USE = 409  # to a second CONNECT: a connection carries one session
+FAMILIAR_OFFER = 512  # characters of a cached offer; real ones are shorter
+SHUTTING_DOWN = 503  # to unanswered CONNECT requests
 
 
 def _offered(header: str) -> tuple[str, ...]:
-    """The subprotocols offered. Raises ValueError."""
+    """Raises ValueError."""
     return _parsed(header) if len(header) <= FAMILIAR_OFFER else tuple(parse_protocol_list(header))
 
 
@@ -39,7 +39,7 @@ def _parsed(header: str) -> tuple[str, ...]:
 
 
 class WebTransportServerSession(WebTransportSession):
-    """The server's session, which is also its `SessionRequest`."""
+    """Also its `SessionRequest`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class WebTransportServerSession(WebTransportSession):
         return self.version is not None and self.version.has_setup_token
 
     def accept(self) -> WebTransportServerSession:
-        """Answer the CONNECT request with 200."""
+        """With 200."""
         if self.ended or self._accepted:
             return self
         self._accepted = True
@@ -116,7 +116,7 @@ class WebTransportServerSession(WebTransportSession):
         return self
 
     def reject(self, status: int, reason: str = "") -> None:
-        """Answer the CONNECT request with `status` and close the connection soon after."""
+        """And close the connection soon after."""
         if self.ended or self._accepted:
             return
         headers = [(b":status", str(status).encode())]
@@ -134,11 +134,11 @@ class WebTransportServerSession(WebTransportSession):
         self._h3.forget(self._session_id)
 
     def _answer(self, stream: Stream, status: int) -> None:
-        """Reject a request that is not served here, and ignore the rest of it."""
+        """Reject a request that is not served here, and ignore its rest."""
         assert self._h3 is not None
         self._requests.pop(stream.id, None)
         stream.context = Role.IGNORED
-        with contextlib.suppress(RuntimeError):  # the peer has aborted the stream
+        with contextlib.suppress(RuntimeError):  # the peer has aborted it
             self._h3.send_headers(stream.id, [(b":status", str(status).encode())], end_stream=True)
         stream.cancel(http3.H3_NO_ERROR)
         self._h3.forget(stream.id)

@@ -1,1 +1,1 @@
-"""HTTP beside QUIC: for curl, and for browsers about to open a session."""
+"""HTTP beside QUIC."""

@@ -1,7 +1,7 @@
-"""Rules for web pages: they may read answers on the public address, and nothing on the operator's.
+"""Web pages may read answers on the public address, and nothing on the operator's.
 
-The operator's address asks for no token, and pages in the operator's browser can reach it: hence its check of Host,
-Origin and Sec-Fetch-Site.
+The operator's address asks for no token, and pages in the operator's browser can reach it: hence its check of
+Host, Origin and Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHOWN: Final = 100  # characters of a header in a refusal
 
 
 def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
-    """Send `headers` with every answer."""
+    """With every answer."""
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
         vary = response.headers.get(hdrs.VARY, "")
@@ -40,10 +40,10 @@ def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
 
 
 def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
-    """Why a request to the operator's address may come from a foreign web page; None if it does not.
+    """Why a request to the operator's address may come from a foreign web page.
 
-    A name other than `localhost` and `hosts` may be an attacker's that resolves to this machine (DNS rebinding).
-    Addresses cannot be rebound.
+    A name other than `localhost` and `hosts` may be an attacker's that resolves to this machine (DNS
+    rebinding). Addresses cannot be rebound.
     """
     headers = request.headers
     for host in headers.getall(hdrs.HOST, ()):
@@ -62,7 +62,7 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
 
 
 def _name(authority: str) -> str:
-    """The host of `host:port`, in lower case without brackets; `""` if there is none."""
+    """In lower case without brackets."""
     try:
         return (urlsplit(f"//{authority}").hostname or "").removesuffix(".")
     except ValueError:

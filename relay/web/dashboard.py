@@ -1,7 +1,4 @@
-"""The dashboard's files, from the package, with caching and a policy that lets the page load only these.
-
-The page uses the debug routes like any client.
-"""
+"""The dashboard's files, with caching and a policy that lets the page load only these."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ TYPES: Final = {
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; "  # blob: frames that are images
+    "img-src 'self' blob:; "  # frames that are images
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -52,7 +49,7 @@ _DIGEST_MARK: Final = b"@DIGEST@"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The files by name, and a digest of all."""
+    """By name, and a digest of all."""
 
     files: dict[str, bytes]
     digest: str
@@ -64,7 +61,7 @@ class Site:
 
 @cache
 def site() -> Site:
-    """Read the files once."""
+    """Once."""
     folder = resources.files("relay.web") / "static"
     found = (file for file in folder.iterdir() if _suffix(file.name) in TYPES)
     files = {file.name: file.read_bytes() for file in sorted(found, key=lambda file: file.name)}
@@ -75,13 +72,13 @@ def site() -> Site:
 
 
 def add_dashboard(app: web.Application) -> None:
-    """Serve the page's files. The caller routes `/` to `landing`."""
+    """The caller routes `/` to `landing`."""
     site()  # fail at start, not at the first visit, if the package lacks them
     app.router.add_get("/static/{digest}/{name}", static)
 
 
 async def landing(request: web.Request) -> web.Response:
-    """The page for a browser, else a list of the routes."""
+    """Else a list of the routes."""
     if "text/html" in request.headers.get("accept", ""):
         return _response(site().page, PAGE, "no-cache")
     return web.Response(text=ROUTES, headers={"vary": "accept"})

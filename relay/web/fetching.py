@@ -1,11 +1,9 @@
-"""`/fetch`: groups of a track over HTTP, streamed.
+"""`/fetch`: groups of a track over HTTP, streamed (docs/http.md).
 
-Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, concatenated. `?group=N` asks
-for another group, `?follow=1` continues with later groups, `?frames=1` separates frames: one JSON object a line, or
-with `Accept: application/msgpack` one msgpack map each, with binary payload.
+Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, concatenated.
 
-Track names have slashes, such as `video/hd`: the longest announced path is the broadcast, unless `?track=` names the
-track. `?wait=SECONDS` waits for the broadcast to be announced.
+Track names have slashes, such as `video/hd`: the longest announced path is the broadcast, unless `?track=`
+names the track.
 """
 
 from __future__ import annotations
@@ -36,15 +34,15 @@ FETCH_TIMEOUT: Final = 10.0  # seconds until a group must begin
 
 STALL_TIMEOUT: Final = 20.0  # seconds without progress of a write until the client is aborted
 
-LONGEST_WAIT: Final = 60.0  # greatest `?wait=`, in seconds
+LONGEST_WAIT: Final = 60.0  # seconds of `?wait=`
 
 LOOK_INTERVAL: Final = 1.0  # seconds between checks for a lost client while nothing is sent
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""Queued bytes at which a client is aborted. Cached groups at the start do not count."""
+"""At which a client is aborted. Cached groups at the start do not count."""
 
 WRITE_BYTES: Final = 65_536
-"""Bytes: small chunks are joined up to this size. At most one write waits in the client's socket."""
+"""Small chunks are joined up to this size. At most one write waits in the client's socket."""
 
 MAX_GROUP: Final = (1 << 62) - 1
 MAX_DIGITS: Final = len(str(MAX_GROUP))
@@ -54,7 +52,7 @@ Form: TypeAlias = Callable[[m.GroupFragment], Iterable[bytes]]
 
 
 class BadQueryError(ValueError):
-    """An invalid query; the text says what is right."""
+    """The text says what is right."""
 
 
 def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
@@ -70,7 +68,7 @@ def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
 
 
 def reading_of(candidates: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
-    """The request for one of `candidates`, and True for separate frames. Raises BadQueryError."""
+    """For one of `candidates`, and True for separate frames. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -98,12 +96,12 @@ def _switch(query: Any, name: str) -> bool:
 
 
 class FetchQueue:
-    """The bounded queue between a reader actor and a response."""
+    """Bounded, between a reader actor and a response."""
 
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
-        """Called once when the queue is full: a write may block the response."""
-        self.on_cut: Callable[[], object] = lambda: None  # called by `cut`, likewise
+        """Once: a write may block the response."""
+        self.on_cut: Callable[[], object] = lambda: None  # by `cut`, likewise
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
@@ -189,7 +187,7 @@ def _payload(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes
 async def respond(
     request: web.Request, queue: FetchQueue, reading: Reading, *, frames: bool
 ) -> web.StreamResponse | Over | None:
-    """Stream the queue. Returns `Over` if it was refused before it began, `None` if nothing came in time."""
+    """Returns `Over` if refused before it began, `None` if nothing came in time."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT + reading.wait):
             item = await _next(request, queue)
@@ -272,7 +270,6 @@ def _abort(request: web.Request) -> None:
 
 
 def _form(request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool) -> Form:
-    """How fragments become the body."""
     if frames and "application/msgpack" in request.headers.get("accept", ""):
         response.content_type = "application/msgpack"
         return Frames(_msgpack_map).take

@@ -21,20 +21,20 @@ from relay.logger import get_logger
 
 logger = get_logger("relay.auth")
 
-FRESH: Final = 60.0  # seconds that a key is cached: the delay of its revocation
+FRESH: Final = 60.0  # seconds: the delay of a key's revocation
 
-UNKNOWN: Final = 10.0  # seconds that an unknown kid is cached: the delay of a new key
+UNKNOWN: Final = 10.0  # seconds: the delay of a new key
 
 STALE: Final = 3_600.0
 """Seconds that a key stays usable while the server fails, so that maintenance ends no broadcast."""
 
 KEYS: Final = 256
-UNKNOWN_KEYS: Final = 4_096  # cache entries; peers can fill only this second cache
+UNKNOWN_KEYS: Final = 4_096  # peers can fill only this second cache
 
 AT_ONCE: Final = 8
-"""Concurrent requests; tokens that need another are refused."""
+"""Requests; tokens that need another are refused."""
 
-TIMEOUT: Final = 5.0  # seconds for one request, name resolution included
+TIMEOUT: Final = 5.0  # seconds, name resolution included
 
 
 class KeyServer(Keys):
@@ -47,7 +47,7 @@ class KeyServer(Keys):
         self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH, clock)
         self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE, clock)
         self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN, clock)
-        self._fault: str | None = None  # the server's present fault, logged when it changes
+        self._fault: str | None = None  # the server's, logged when it changes
         self._requests: dict[str, asyncio.Task[Key]] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -73,7 +73,7 @@ class KeyServer(Keys):
     def _answered(self, kid: str, request: asyncio.Task[Key]) -> None:
         del self._requests[kid]
         if not request.cancelled():
-            request.exception()  # retrieve the exception, in case no peer waits
+            request.exception()  # in case no peer waits
 
     async def drain(self) -> None:
         """Wait for running requests, then close."""

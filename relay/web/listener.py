@@ -1,4 +1,4 @@
-"""TCP connections of the HTTP server, their limits, and answers to invalid HTTP. `relay.web.server` has the routes."""
+"""TCP connections of the HTTP server, their limits, and answers to invalid HTTP."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from relay.transport.slots import Slots
 
 logger = get_logger("relay.web")
 
-ACCEPT_PAUSE: Final = 0.25  # seconds before the next accept after the system ran out of resources
+ACCEPT_PAUSE: Final = 0.25  # seconds after the system ran out of resources
 
 
 class Handler(web.RequestHandler):
-    """aiohttp's side of one TCP connection, with own handling of its end and of invalid requests.
+    """aiohttp's side of one TCP connection.
 
-    aiohttp answers and logs those with a part of the request, which may hold a token.
+    aiohttp answers and logs invalid requests with a part of the request, which may hold a token.
     """
 
     __slots__ = ("_leave", "_unreadable")
@@ -77,7 +77,7 @@ class WebServer:
     def __init__(
         self, app: web.Application, limits: Limits, refused: Counter[str], now: Callable[[], float]
     ) -> None:
-        """`refused` counts rejections by limit. `now` is a clock in seconds."""
+        """`refused` counts by limit. `now` is a clock in seconds."""
         self._now = now
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
         self._all = Slots("http", limits.http, refused, now)

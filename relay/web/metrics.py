@@ -1,4 +1,4 @@
-"""`/metrics`: the relay's figures for Prometheus.
+"""`/metrics`: figures for Prometheus.
 
 A scrape queries sessions; the counters actor has the tracks' reports, up to a second old, and all ended counts.
 """
@@ -64,7 +64,7 @@ NAMES: Final = {
 
 
 class LoopLag:
-    """Lag of the event loop: the worst of the last seconds, and a histogram."""
+    """The worst of the last seconds, and a histogram."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -112,7 +112,7 @@ class _Snapshot(Collector):
 
 
 class Metrics:
-    """Renders `/metrics`; remembers counters, so that they never decrease."""
+    """Remembers counters, so that they never decrease."""
 
     def __init__(self, sources: Sources, lag: LoopLag) -> None:
         self._sources = sources

@@ -9,7 +9,7 @@ from relay.actors.rows import PeerRow, SessionRow, TrackRow
 
 
 def plain(row: object) -> dict[str, Any]:
-    """A row as a dictionary: the hook of encoders. Raises TypeError for other types."""
+    """The hook of encoders. Raises TypeError for other types."""
     if not is_dataclass(row):
         raise TypeError(f"{type(row).__name__} is no row")
     return {name: getattr(row, name) for name in type(row).__slots__}  # type: ignore[union-attr]
@@ -17,7 +17,7 @@ def plain(row: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRow:
-    """A certificate in use; times in seconds since the epoch."""
+    """Times in seconds since the epoch."""
 
     listener: str
     number: int
@@ -29,7 +29,7 @@ class CertificateRow:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Identity of a relay. Hop ids are strings: they exceed the precision of a double."""
+    """Hop ids are strings: they exceed the precision of a double."""
 
     version: str
     hop: str
@@ -41,7 +41,7 @@ class Identity:
     public: dict[str, tuple[str, ...]] | None
     node: str | None
     draining: bool
-    now: float = 0.0  # seconds since the epoch, of this state
+    now: float = 0.0  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)

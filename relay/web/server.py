@@ -1,7 +1,7 @@
-"""The HTTP server: debug routes over TCP, and again with full permissions on an internal address.
+"""The HTTP server: debug routes over TCP, and again with full permissions on an internal address (docs/http.md).
 
-`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, unless a query asks for more,
-and with a newline after the last path of `/announced`; docs/http.md describes the rest.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, unless a query asks for more, and
+with a newline after the last path of `/announced`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ logger = get_logger("relay.web")
 
 LOG_INTERVAL: Final = 60.0  # seconds between log lines of refusals, per client and kind
 
-MOST_LOGGED: Final = 1_024  # remembered clients
+MOST_LOGGED: Final = 1_024  # clients
 
 
 class Readers:
-    """Running requests that read a track, on all listeners."""
+    """Requests that read a track, on all listeners."""
 
     def __init__(self) -> None:
         self._queues: set[fetching.FetchQueue] = set()
@@ -57,7 +57,7 @@ class Readers:
             self._queues.discard(queue)
 
     def end(self) -> None:
-        """The relay closes: refuse waiting readers and abort the others."""
+        """Refuse waiting readers and abort the others."""
         for queue in tuple(self._queues):
             queue.put(Over(StreamCode.GOING_AWAY, ours=True))
 
@@ -68,22 +68,22 @@ class Services:
 
     sources: Sources
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
-    """Path, query and remote address to permissions; raises UnauthorizedError."""
+    """Takes path, query and remote address; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
     expiries: Expiries  # reports expired tokens
     readers: Readers = field(default_factory=Readers)
-    metrics: Metrics | None = None  # set on the operator's listener: full permissions without a token
+    metrics: Metrics | None = None  # on the operator's listener: full permissions without a token
     hosts: Callable[[], Collection[str]] = tuple
-    """Host names of the operator's listener, besides `localhost` and every address."""
+    """Of the operator's listener, besides `localhost` and every address."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
 LOGGED: Final = web.AppKey("logged", TTLCache[tuple[str, str], bool])
-"""Logged refusals, by client and kind."""
+"""By client and kind."""
 
 
 def build(services: Services) -> web.Application:
-    """The application with its routes."""
+    """With its routes."""
     operator = services.metrics is not None
     app = web.Application(middlewares=[_operator if operator else _preflight, _errors])
     app[SERVICES] = services
@@ -103,7 +103,7 @@ def build(services: Services) -> web.Application:
 
 
 def internal(services: Services, metrics: Metrics) -> Services:
-    """The same for the operator's listener."""
+    """For the operator's listener."""
 
     async def everything(path: str, query: str, remote: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
@@ -178,13 +178,13 @@ async def show_metrics(request: web.Request) -> web.Response:
 
 
 async def certificate(request: web.Request) -> web.Response:
-    """SHA-256 of the first certificate as 64 hex digits and nothing else, for `serverCertificateHashes`."""
+    """SHA-256 of the first certificate as 64 hex digits, for `serverCertificateHashes`."""
     fingerprint = request.app[SERVICES].fingerprint()
     return _text(404, "no certificate\n") if fingerprint is None else _text(200, fingerprint)
 
 
 async def _authorized(request: web.Request, path: str, *, below: str = "") -> Permissions | web.Response:
-    """Permissions of a request at `path`, or the refusal to send. `below` is requested there."""
+    """Or the refusal to send. `below` is requested at `path`."""
     try:
         requested_path(join(path, below))
     except UnauthorizedError as error:
@@ -223,7 +223,7 @@ def _prefixes(permissions: Permissions) -> tuple[str, ...]:
 
 
 async def announced(request: web.Request) -> web.Response:
-    """Paths of live broadcasts below the prefix, relative to it, one a line; or a structure with more fields."""
+    """Live broadcasts below the prefix, relative to it, one a line; or a structure with more fields."""
     prefix = normalize(request.match_info.get("path", ""))
     permissions = await _authorized(request, prefix)
     if isinstance(permissions, web.Response):
@@ -289,7 +289,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
 async def _reading(
     services: Services, queue: fetching.FetchQueue, number: int, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
-    """Fill the queue until the token expires, at `expires` in seconds since the epoch."""
+    """Until the token expires, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)

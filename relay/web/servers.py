@@ -1,4 +1,4 @@
-"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on its own address."""
+"""The HTTP servers of a relay: the public one, and the operator's on its own address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = get_logger("relay")
 
 
 class WebServers:
-    """Both servers. Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
+    """Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
 
     def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
         self._services = services
@@ -30,7 +30,7 @@ class WebServers:
         self._public: WebServer | None = None
 
     async def start(self, sessions: Sessions | None) -> None:
-        """Prepare the public one; with `sessions`, it accepts WebSocket sessions."""
+        """With `sessions`, the public one accepts WebSocket sessions."""
         self._lag.start()
         app = build(self._services)
         if sessions is not None:
@@ -68,7 +68,6 @@ class WebServers:
             server.use(limits)
 
     def end_readers(self) -> None:
-        """The relay closes: end all readers of tracks."""
         self._services.readers.end()
 
     async def close(self) -> None:

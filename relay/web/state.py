@@ -1,4 +1,4 @@
-"""The state of the relay, queried from its actors by messages, for debug routes and metrics."""
+"""The state of the relay, queried from its actors by messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay.model.path import covers, join, strip
 from relay.runtime import Runtime
 from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
 
-MOST_OFFERS: Final = 100  # paths listed per peer relay; `broadcasts` lists all
+MOST_OFFERS: Final = 100  # paths per peer relay; `broadcasts` lists all
 
 ASK_TIMEOUT: Final = 5.0  # seconds for an actor's answer
 
@@ -31,15 +31,15 @@ class Sources:
     relay: Callable[[], Identity]  # the `relay` part
     counters: Ref
     refused: tuple[Mapping[str, int], ...]
-    """Rejections by listeners and the authenticator, by reason; the gate reports its own."""
+    """By listeners and the authenticator, by reason; the gate reports its own."""
     quic_connections: Callable[[], int]
     segments_refused: Callable[[], int] = int
     cluster: Ref | None = None
-    members: str = "internal/origins"  # path of cluster members
+    members: str = "internal/origins"  # of cluster members
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
-    """The sessions, and rejections by gate and listeners. Raises TimeoutError or ActorDeadError."""
+    """Raises TimeoutError or ActorDeadError."""
     report: m.GateReport = await ask(sources.gate, m.DescribeGate(), timeout=ASK_TIMEOUT)
     refused = Counter(report.refused)
     for counted in sources.refused:
@@ -48,7 +48,7 @@ async def gate_report(sources: Sources) -> m.GateReport:
 
 
 async def every(refs: Iterable[Ref], question: object) -> list[Any]:
-    """The answers of the actors still alive."""
+    """Of the actors still alive."""
     answers = await asyncio.gather(
         *(ask(ref, question, timeout=ASK_TIMEOUT) for ref in refs), return_exceptions=True
     )
@@ -59,7 +59,7 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
 
 
 async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> list[AnnouncedRow]:
-    """The serving publications under the prefixes, relative to `base`, with their tracks' reports."""
+    """The serving publications under the prefixes, relative to `base`."""
     published, figures = await asyncio.gather(
         ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT),
         ask(sources.counters, ListFigures(prefixes), timeout=ASK_TIMEOUT),
@@ -86,7 +86,7 @@ async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> l
 async def broadcasts(
     sources: Sources, question: m.ListPublications | m.ListWithdrawn
 ) -> tuple[BroadcastRow, ...]:
-    """Publications with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
+    """Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
     # concurrently: each wait takes turns of a busy event loop
     rows = await asyncio.gather(
@@ -115,7 +115,7 @@ def _hops(publication: m.Published) -> tuple[str, ...]:
 async def _peers(
     sources: Sources, sessions: Iterable[SessionRow], rows: Iterable[BroadcastRow]
 ) -> Iterator[PeerRow]:
-    """Connection state and number of broadcasts of the cluster's other relays."""
+    """The cluster's other relays."""
     answers = [] if sources.cluster is None else await every([sources.cluster], m.ListPeers())
     found: list[PeerRow] = []
     for known in answers:
@@ -138,8 +138,8 @@ async def _peers(
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
     """Everything under the prefixes; sessions with their root there, or publications there.
 
-    `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`. `refused`
-    counts rejections by limit: of the sessions shown, or since the start if everything is shown.
+    `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
+    `refused` counts by limit: of the sessions shown, or since the start if everything is shown.
     """
     rows = await broadcasts(sources, m.ListPublications(prefixes))
     withdrawn = tuple(row for row in await broadcasts(sources, m.ListWithdrawn(prefixes)) if row.tracks)
@@ -185,7 +185,7 @@ def _under(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _narrowed(session: SessionRow, prefixes: tuple[str, ...]) -> SessionRow:
-    """A session without its publications and permissions elsewhere."""
+    """Without publications and permissions elsewhere."""
 
     def concerns(granted: str) -> bool:
         path = join(session.path, granted)

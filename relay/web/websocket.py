@@ -1,4 +1,4 @@
-"""WebSocket sessions on the HTTP port, on `/` and on every path without a route; `on_request` admits them."""
+"""WebSocket sessions on the HTTP port, on `/` and on every path without a route."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Sessions:
     """The relay, as these routes see it."""
 
     on_request: Callable[[SessionRequest], Awaitable[None]]  # accepts or rejects before it returns
-    versions: tuple[Any, ...]  # protocol versions, for `choose`
+    versions: tuple[Any, ...]  # for `choose`
     limits: Callable[[], Limits]  # of the next session
-    addresses: Slots  # of sessions per address, on all transports
-    incompatible: IncompatiblePeers | None = None  # records peers without a common version
+    addresses: Slots  # on all transports
+    incompatible: IncompatiblePeers | None = None  # peers without a common version
     runtime: Runtime = SYSTEM
 
 

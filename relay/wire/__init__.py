@@ -1,9 +1,6 @@
 """Bytes to messages and back, for every version of the protocol; no I/O, no clock, no state of a session.
 
-Reading order: `version` and `errors` (the vocabulary), `announce`, `subscribe`, `control` and `setup` (one class per
-message), `decoder` (slices in, messages out), `frame` (live data), `webtransport`.
-
-In every message class `encode` returns the whole message (type where it has one, length, body), or raises ValueError
-for values that do not fit. `decode` reads the body alone, and raises WireError; its caller checks that nothing is
-left.
+In every message class `encode` returns the whole message (type where it has one, length, body), or raises
+ValueError for values that do not fit. `decode` reads the body alone, and raises WireError; its caller checks
+that nothing is left.
 """

@@ -1,7 +1,7 @@
-"""Messages of the Announce stream: request, first reply and announcements, in all versions.
+"""Messages of the Announce stream, in all versions.
 
-A suffix is relative to the requested prefix; the empty suffix is the prefix itself. Hop ids name the relays that an
-announcement passed, first publisher first; 0 is a hop without identity.
+A suffix is relative to the requested prefix, and may be empty. Hop ids name the relays that an announcement
+passed, first publisher first; 0 is a hop without identity.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _read_hops(cursor: Cursor) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRequest:
-    """Ask for all announcements under `prefix`. 04 and 05 leave out those that passed `exclude_hop` (0: none)."""
+    """Ask for announcements under `prefix`; on 04 and 05 without those that passed `exclude_hop` (0: none)."""
 
     prefix: str
     exclude_hop: int = 0
@@ -77,7 +77,7 @@ class AnnounceRequest:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceInit:
-    """01 and 02: the live paths, as first reply."""
+    """01 and 02: the live paths."""
 
     suffixes: tuple[str, ...] = ()
 
@@ -96,7 +96,7 @@ class AnnounceInit:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceOk:
-    """05 and 06: the publisher's hop id (0: withheld), and the number of announcements in the initial set."""
+    """05 and 06: the publisher's hop id (0: withheld), and the size of the initial set."""
 
     origin: int
     active_count: int
@@ -112,10 +112,10 @@ class AnnounceOk:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceActive:
-    """A broadcast (06: a route) became available; on 06 it implicitly takes the stream's next announce id.
+    """A broadcast (06: a route) became available; on 06 it takes the stream's next announce id.
 
-    `hop_count` is of 03 alone, `hops` of 04 and newer, `warm` and `cold` (costs) of 06, `restart` of 05. A version
-    without a field omits it and reads its default.
+    `hop_count` is of 03 alone, `hops` of 04 and newer, `warm` and `cold` (costs) of 06, `restart` of 05. A
+    version without a field omits it and reads its default.
     """
 
     suffix: str
@@ -148,7 +148,7 @@ class AnnounceActive:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceEnded:
-    """A broadcast is gone: named by `suffix` on 01..05, by `announce_id` on 06."""
+    """A broadcast is gone: `suffix` on 01..05, `announce_id` on 06."""
 
     suffix: str = ""
     announce_id: int | None = None
@@ -168,7 +168,7 @@ class AnnounceEnded:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceUpdate:
-    """06: the same announcement by another route, or at other costs."""
+    """06: another route, or other costs."""
 
     announce_id: int
     hops: tuple[int, ...] = ()
@@ -187,7 +187,7 @@ class AnnounceUpdate:
 
 
 def decode_announce(cursor: Cursor, version: Version) -> AnnounceActive | AnnounceEnded:
-    """Read an announcement of 01..05: a status byte tells active from ended. Skips hops of an ended one."""
+    """Read an announcement of 01..05. Skips hops of an ended one."""
     status = cursor.byte()
     if status > (_RESTART if version == Version.LITE_05 else _ACTIVE):
         raise DecodeError(f"unknown announcement status {status}")

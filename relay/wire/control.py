@@ -16,7 +16,7 @@ MAX_GOAWAY_URI: Final = 8192  # bytes; the draft's limit
 
 @dataclass(frozen=True, slots=True)
 class TrackRequest:
-    """05 and 06: ask for a track's properties."""
+    """05 and 06."""
 
     broadcast: str
     track: str
@@ -32,7 +32,7 @@ class TrackRequest:
 
 @dataclass(frozen=True, slots=True)
 class TrackInfo:
-    """05 and 06: the publisher's priority, cache age in ms, timestamp units per second; `ordered` on 05 alone."""
+    """05 and 06: priority, cache age in ms, timestamp units per second; `ordered` on 05 alone."""
 
     priority: int
     ordered: bool
@@ -59,7 +59,7 @@ class TrackInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """05 and 06: ask for one group, on 06 for some of its frames; `end_frame` is inclusive, None is to the end."""
+    """05 and 06: one group, on 06 some of its frames; `end_frame` is inclusive, None is to the end."""
 
     broadcast: str
     track: str
@@ -85,7 +85,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """03 and newer: opens a Probe stream; it has no message of its own."""
+    """03 and newer: opens a Probe stream, without a message."""
 
     def encode(self, version: Version) -> bytes:
         require(version, Version.LITE_03, "Probe stream")
@@ -94,7 +94,7 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """03 and newer: estimated bits per second and, from 04 on, round trip in ms; 0 is unknown."""
+    """03 and newer: bits per second and, from 04 on, round trip in ms; 0 is unknown."""
 
     bitrate: int
     rtt: int = 0
@@ -111,7 +111,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Goaway:
-    """04 and newer: leave soon, for `uri` if it is not empty."""
+    """04 and newer: leave, for `uri` if not empty."""
 
     uri: str = ""
 
@@ -131,7 +131,7 @@ class Goaway:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """01 and 02, on the setup stream after the setup: estimated bits per second, 0 is unknown."""
+    """01 and 02, after the setup: bits per second, 0 is unknown."""
 
     bitrate: int
 

@@ -1,4 +1,4 @@
-"""Reads one complete message body, and has helpers for all encoders.
+"""Reads one complete message body, and helps all encoders.
 
 Unlike a stream, a body that is too short is malformed.
 """
@@ -28,7 +28,6 @@ class Cursor:
         self._offset = 0
 
     def __len__(self) -> int:
-        """Unread bytes."""
         return len(self._body) - self._offset
 
     def varint(self) -> int:
@@ -39,7 +38,7 @@ class Cursor:
         return value
 
     def optional(self) -> int | None:
-        """Read value + 1; 0 means none."""
+        """Value + 1, or 0 for None."""
         value = self.varint()
         return value - 1 if value else None
 
@@ -71,7 +70,7 @@ class Cursor:
         return text_of(self.sized())
 
     def path(self) -> str:
-        """Read a path in normal form."""
+        """In normal form."""
         return path_of(self.text())
 
     def done(self) -> None:
@@ -81,7 +80,7 @@ class Cursor:
 
 
 def framed(*parts: bytes) -> bytes:
-    """The parts as one message, after their total length."""
+    """Length and content of one message."""
     body = b"".join(parts)
     return encode_varint(len(body)) + body
 
@@ -96,18 +95,18 @@ def encode_optional(value: int | None) -> bytes:
 
 
 def encode_byte(value: int) -> bytes:
-    """One raw byte; ValueError outside 0..255."""
+    """ValueError outside 0..255."""
     if not 0 <= value <= _MAX_BYTE:
         raise ValueError(f"one byte holds 0..{_MAX_BYTE}: {value}")
     return bytes((value,))
 
 
 def lacks(version: Version, what: str) -> NoReturn:
-    """ValueError for a message that the version lacks: our fault, never the peer's."""
+    """ValueError: our fault, never the peer's."""
     raise ValueError(f"{version.name_on_wire} has no {what}")
 
 
 def require(version: Version, first: Version, what: str) -> None:
-    """ValueError if `version` is older than the `first` one that has `what`."""
+    """ValueError below the `first` version that has `what`."""
     if version < first:
         lacks(version, what)

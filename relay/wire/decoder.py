@@ -1,6 +1,6 @@
-"""One decoder per stream direction: slices in, messages out.
+"""One decoder per stream direction, which knows the messages there and their order, by version.
 
-They know which messages a stream carries, in which order, by version, and raise WireError (see `Incremental`).
+All raise WireError (see `Incremental`).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class _Versioned(Incremental[Item]):
 class RequestDecoder(_Versioned[RequestItem]):
     """A bidi stream that the peer opened on an established session.
 
-    Its type and request come first (a Probe stream is its own request); then SubscribeUpdate on Subscribe streams of
-    03 and newer, Probe on Probe streams of 05 and 06, nothing on others. UnknownStreamType: refuse this stream alone.
+    Its type and request come first; then SubscribeUpdate on Subscribe streams of 03 and newer, Probe on Probe
+    streams of 05 and 06. UnknownStreamType: refuse this stream alone.
     """
 
     __slots__ = ("stream_type",)
@@ -120,7 +120,7 @@ class _Typed(_Versioned[Item]):
         return self._kind is not None
 
     def _typed(self, what: str, *decoders: Callable[[Cursor, Version], Item]) -> Item | None:
-        """The messages' types are their positions here."""
+        """Types are the positions in `decoders`."""
         if self._kind is None:
             self._kind = self._varint()
             if self._kind is None:
@@ -134,7 +134,7 @@ class _Typed(_Versioned[Item]):
 
 
 class AnnounceDecoder(_Typed[AnnounceItem]):
-    """Replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
+    """Replies on an Announce stream: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
 
     __slots__ = ()
 
@@ -155,7 +155,7 @@ class AnnounceDecoder(_Typed[AnnounceItem]):
 
 
 class SubscribeDecoder(_Typed[SubscribeItem]):
-    """Replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
+    """Replies on a Subscribe stream: 01 and 02 have exactly one, a SubscribeOk."""
 
     __slots__ = ()
 
@@ -172,7 +172,7 @@ class SubscribeDecoder(_Typed[SubscribeItem]):
 
 
 class TrackInfoDecoder(_Versioned[TrackInfo]):
-    """The reply on a Track stream of ours (05 and 06)."""
+    """The reply on a Track stream (05, 06)."""
 
     __slots__ = ()
 
@@ -190,7 +190,7 @@ class TrackInfoDecoder(_Versioned[TrackInfo]):
 
 
 class ProbeDecoder(_Versioned[Probe]):
-    """Estimates on a Probe stream of ours (03 and newer)."""
+    """Estimates on a Probe stream (03 and newer)."""
 
     __slots__ = ()
 
@@ -203,7 +203,7 @@ class ProbeDecoder(_Versioned[Probe]):
 
 
 class _SetupStream(Incremental[Item]):
-    """The older exchange: one setup in some form, then session information."""
+    """One setup in some form, then session information."""
 
     __slots__ = ("_done", "_form")
 
@@ -229,7 +229,7 @@ class _SetupStream(Incremental[Item]):
 
 
 class SetupDecoder(_SetupStream[ClientSetup | SessionInfo]):
-    """Server side, 01 and 02: the client's first bidi stream, ClientSetup and then SessionInfo."""
+    """Server side, 01 and 02: the client's first bidi stream."""
 
     __slots__ = ()
 
@@ -251,7 +251,7 @@ class SetupDecoder(_SetupStream[ClientSetup | SessionInfo]):
 
 
 class ServerSetupDecoder(_SetupStream[ServerSetup | SessionInfo]):
-    """Client side, 01 and 02: the reply to a setup sent in `form`, ServerSetup and then SessionInfo."""
+    """Client side, 01 and 02: the reply to a setup sent in `form`."""
 
     __slots__ = ("_expected",)
 

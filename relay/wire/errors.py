@@ -19,7 +19,7 @@ from relay.wire.version import Version
 
 
 class SessionCode(IntEnum):
-    """Why a session closes; its numbers are not those of `StreamCode`."""
+    """Of sessions; the numbers are not those of `StreamCode`."""
 
     NO_ERROR = 0
     INTERNAL = 1
@@ -33,7 +33,7 @@ class SessionCode(IntEnum):
 
 
 class StreamCode(IntEnum):
-    """Why a stream is reset or stopped."""
+    """Of a reset or stop."""
 
     INTERNAL = 0
     CANCELLED = 1
@@ -56,7 +56,7 @@ class StreamCode(IntEnum):
 
 
 class OldCode(IntEnum):
-    """The single table of the 0.9.3 generation (versions 01 and 02), for sessions and streams alike."""
+    """The table of the 0.9.3 generation (01, 02), for sessions and streams alike."""
 
     CANCEL = 0
     TIMEOUT = 3
@@ -74,7 +74,7 @@ class OldCode(IntEnum):
 FIRST_APP_CODE: Final = 64  # 64 + n are application codes, in every table
 
 MAX_CODE: Final = 2**32 - 1
-"""Largest code of WebTransport; plain QUIC has larger ones, which cannot be passed on."""
+"""The largest of WebTransport; larger ones of plain QUIC cannot be passed on."""
 
 
 class WireError(Exception):
@@ -100,7 +100,7 @@ class DecodeError(WireError):
 
 
 class Truncated(DecodeError):
-    """The stream ended inside a message or a frame."""
+    """The stream ended inside a message or frame."""
 
     stream_code = StreamCode.WRONG_SIZE
     stream_only = True
@@ -113,27 +113,27 @@ class BadFrameRange(DecodeError):
 
 
 class BadTimestamp(DecodeError):
-    """A frame's time is negative, or too late to be restated as the first of another stream."""
+    """A frame's time is negative, or too late for the first frame of another stream."""
 
     stream_code = StreamCode.MALFORMED_TRACK
     stream_only = True
 
 
 class PathTooDeep(DecodeError):
-    """A path with more segments than current peers accept."""
+    """More segments than current peers accept."""
 
     limit = "path"
 
 
 class MessageTooLarge(WireError):
-    """A message announces more bytes than the limit; known from its length prefix alone."""
+    """Known from the length prefix alone."""
 
     old_code = OldCode.BOUNDS_EXCEEDED
     limit = "message"
 
 
 class FrameTooLarge(WireError):
-    """A frame announces more bytes than the limit; known before its payload."""
+    """Known before its payload."""
 
     old_code = OldCode.BOUNDS_EXCEEDED
     stream_code = StreamCode.FRAME_TOO_LARGE
@@ -142,7 +142,7 @@ class FrameTooLarge(WireError):
 
 
 class TooManyMessages(WireError):
-    """More control messages than the rate allows, each of them legal."""
+    """More than the rate allows, each of them legal."""
 
     session_code = SessionCode.TOO_MANY_REQUEST_UPDATES
     old_code = OldCode.BOUNDS_EXCEEDED
@@ -154,31 +154,31 @@ class ProtocolViolation(WireError):
 
 
 class DuplicateAnnounce(ProtocolViolation):
-    """A live path is announced again, in a version where that means nothing else."""
+    """In a version where it means nothing else."""
 
     old_code = OldCode.DUPLICATE
 
 
 class UnknownAnnounce(ProtocolViolation):
-    """An announcement that is not live ends or changes."""
+    """Of an end or change."""
 
     old_code = OldCode.NOT_FOUND
 
 
 class NoCommonVersion(ProtocolViolation):
-    """Neither side speaks a version that the other offers."""
+    """None of the other side's."""
 
     session_code = SessionCode.VERSION_NEGOTIATION
     old_code = OldCode.VERSION
 
 
 def afresh(error: WireError) -> WireError:
-    """A copy without a traceback, which would refer back to the error's keeper."""
+    """Without a traceback, which would refer back to the error's keeper."""
     return type(error)(*error.args)
 
 
 class UnknownStreamType(WireError):
-    """A stream opened with a type that this version lacks: refuse only that stream."""
+    """A type that this version lacks: refuse only that stream."""
 
     old_code = OldCode.UNEXPECTED_STREAM
     stream_only = True
@@ -204,7 +204,7 @@ def _is_stream_code(code: int) -> bool:
 
 
 def stream_code_for(version: Version, code: int) -> int:
-    """The code for a reset or stop toward a peer of `version`, from the current table.
+    """The code for a reset or stop toward a peer of `version`.
 
     01 and 02 know "not found" (13) and "cancel" (0); a code outside the table becomes 0.
     """
@@ -215,7 +215,7 @@ def stream_code_for(version: Version, code: int) -> int:
 
 
 def session_code_for(version: Version, code: int) -> int:
-    """The code for a close toward a peer of `version`, from the current table.
+    """The code for a close toward a peer of `version`.
 
     Application codes pass unchanged; a number outside the table becomes "internal error".
     """
@@ -226,7 +226,7 @@ def session_code_for(version: Version, code: int) -> int:
 
 
 def relay_stream_code(received: int, version: Version) -> int:
-    """The current-table code to pass on after a peer of `version` reset a stream with `received`.
+    """The code to pass on after a peer of `version` reset a stream with `received`.
 
     Registered and application codes keep their number, others become 0. 01 and 02 pass only "not found" on.
     """
@@ -241,7 +241,7 @@ _HTTP3_RUN: Final = 0x1E  # between two numbers that HTTP/3 reserves (0x1f * N +
 
 
 def to_http3(code: int) -> int:
-    """Map a code to WebTransport's range in HTTP/3; ValueError outside 32 bits."""
+    """WebTransport's range in HTTP/3; ValueError outside 32 bits."""
     if not 0 <= code <= MAX_CODE:
         raise ValueError(f"a WebTransport code has 32 bits: {code}")
     return _HTTP3_FIRST + code + code // _HTTP3_RUN

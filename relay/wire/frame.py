@@ -1,4 +1,4 @@
-"""Groups, frames and datagrams, and the first bytes of each kind of stream."""
+"""Groups, frames and datagrams; the first bytes of each kind of stream."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
 MAX_TIMESTAMP: Final = 2**61 - 1
-"""Largest in a signed varint, hence the largest that can be restated as the first frame of a stream."""
+"""Largest in a signed varint, as the first frame of a stream has it."""
 
 
 class StreamType(IntEnum):
-    """First number on a bidi stream."""
+    """First number of a bidi stream."""
 
     ANNOUNCE = 0x01
     SUBSCRIBE = 0x02
@@ -31,7 +31,7 @@ class StreamType(IntEnum):
 
 
 class UniType(IntEnum):
-    """First number on a unidirectional stream."""
+    """First number of a unidirectional stream."""
 
     GROUP = 0x00
     SETUP = 0x01
@@ -45,7 +45,7 @@ FIRST_VERSION: Final = {
     StreamType.GOAWAY: Version.LITE_04,
     StreamType.TRACK: Version.LITE_05,
 }
-"""Streams by their first version. An 01 peer ends the session over an unknown type."""
+"""First version. An 01 peer ends the session over an unknown type."""
 
 Request = AnnounceRequest | Subscribe | Fetch | ProbeRequest | Goaway | TrackRequest
 
@@ -60,7 +60,7 @@ _STREAM_OF: Final[dict[type[Request], StreamType]] = {
 
 
 class FrameHeader(NamedTuple):
-    """Start of a frame: time in units of the track (01..04: `arrival` of the decoder), and bytes of payload."""
+    """Time in units of the track (01..04: `arrival` of the decoder), and bytes of payload."""
 
     timestamp: int
     size: int
@@ -68,7 +68,7 @@ class FrameHeader(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupHeader:
-    """Start of a group stream; `frame_start` (06) is the number of the first frame that follows."""
+    """`frame_start` (06): number of the first frame that follows."""
 
     subscribe_id: int
     sequence: int
@@ -91,7 +91,7 @@ class GroupHeader:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """05 and 06: a whole group of one frame, in one datagram; `timestamp` is absolute."""
+    """05 and 06: a group of one frame; `timestamp` is absolute."""
 
     subscribe_id: int
     sequence: int
@@ -109,7 +109,7 @@ class Datagram:
 
     @classmethod
     def decode(cls, data: bytes, version: Version) -> Self:
-        """Read a datagram without WebTransport's prefix."""
+        """Without WebTransport's prefix."""
         require(version, Version.LITE_05, "datagram")
         cursor = Cursor(data)
         subscribe_id, sequence, timestamp = cursor.varint(), cursor.varint(), cursor.varint()
@@ -119,27 +119,27 @@ class Datagram:
 
 
 def frame_header_plain(size: int) -> bytes:
-    """The header on 01..04."""
+    """01..04."""
     return encode_varint(size)
 
 
 def frame_header_timed(delta: int, size: int) -> bytes:
-    """The header on 05 and 06; `delta` counts from the stream's previous frame, or from 0."""
+    """05 and 06; `delta` counts from the stream's previous frame, or from 0."""
     return encode_varint(2 * delta if delta >= 0 else -2 * delta - 1) + encode_varint(size)
 
 
 def group_header(version: Version, header: GroupHeader) -> bytes:
-    """Type and header of a group stream."""
+    """With the stream's type."""
     return b"\x00" + header.encode(version)
 
 
 def setup_stream(version: Version, setup: Setup) -> bytes:
-    """The whole Setup stream."""
+    """With the stream's type."""
     return encode_varint(UniType.SETUP) + setup.encode(version)
 
 
 def open_request(version: Version, message: Request) -> bytes:
-    """The first bytes of a bidi stream: type and request. ValueError if the version lacks it."""
+    """Type and request. ValueError if the version lacks it."""
     kind = _STREAM_OF[type(message)]
     if version < FIRST_VERSION[kind]:
         lacks(version, f"{kind.name} stream")

@@ -1,4 +1,4 @@
-"""Decoders of live data: a group's frames, and the unidirectional streams they arrive on.
+"""Decoders of groups, and of the unidirectional streams they arrive on.
 
 The hot path: they run once per slice, copy no payload and wait for no whole frame.
 """
@@ -25,7 +25,7 @@ from relay.wire.varint import BELOW_ONE_BYTE, decode_varint
 from relay.wire.version import Version
 
 MAX_FRAME: Final = 16 * 1024 * 1024
-"""Default limit of a frame in bytes: several times the largest key frame of a 4K stream."""
+"""Bytes: several times the largest key frame of a 4K stream."""
 
 _MAX_HEADER: Final = 16  # bytes of two varints: the longest frame header
 
@@ -38,7 +38,7 @@ _new_header = tuple.__new__
 class FrameDecoder:
     """Splits frames: a FrameHeader each, then its payload in the chunks in which it arrives.
 
-    Also reads the reply to a Fetch, bare frames. After an error every call raises that error again.
+    Also reads the reply to a Fetch. After an error every call raises it again.
     """
 
     __slots__ = ("_error", "_head", "_left", "_max_frame", "_timed", "_timestamp", "arrival", "frames")
@@ -46,7 +46,7 @@ class FrameDecoder:
     def __init__(self, version: Version, max_frame: int = MAX_FRAME) -> None:
         self.frames = 0  # headers seen
         self.arrival = 0.0
-        """Seconds, set before `feed`: frames of versions without timestamps get it, in microseconds."""
+        """Seconds, set before `feed`: frames without timestamps get it, in microseconds."""
         self._timed = version >= Version.LITE_05
         self._max_frame = max_frame
         self._timestamp = 0
@@ -56,11 +56,10 @@ class FrameDecoder:
 
     @property
     def in_frame(self) -> bool:
-        """True inside a frame or its header."""
         return self._left > 0 or bool(self._head)
 
     def feed(self, data: bytes, start: int = 0) -> list[FrameItem]:
-        """Take the next slice, `data` from `start` on; raises WireError.
+        """Take `data` from `start` on; raises WireError.
 
         A slice within one frame comes back as the same object. Payload chunks are never empty.
         """
@@ -94,7 +93,7 @@ class FrameDecoder:
         return items
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated inside a frame."""
+        """Raises Truncated inside a frame."""
         if self._error is not None:
             raise afresh(self._error)
         if self.in_frame:
@@ -110,7 +109,7 @@ class FrameDecoder:
         return None if found is None else start + found - known
 
     def _header(self, data: bytes, offset: int, items: list[FrameItem]) -> int | None:
-        """Read a header and return the offset of its payload; None while it is incomplete."""
+        """Return the offset of its payload; None while it is incomplete."""
         if self._timed:
             found = decode_varint(data, offset)
             if found is None:
@@ -141,7 +140,7 @@ class FrameDecoder:
 
 
 class UniDecoder:
-    """A unidirectional stream of the peer: GroupHeader and frames, or (05 and 06) Setup. Errors as `FrameDecoder`."""
+    """A unidirectional stream of the peer: GroupHeader and frames, or (05 and 06) Setup."""
 
     __slots__ = (
         *("_error", "_max_frame", "_max_message", "_pending", "_setup_done", "_version", "arrival", "frames"),
@@ -149,8 +148,8 @@ class UniDecoder:
 
     def __init__(self, version: Version, max_frame: int = MAX_FRAME, max_message: int = MAX_MESSAGE) -> None:
         self.frames: FrameDecoder | None = None
-        """The decoder of the group's frames once its header is known; then it may be fed directly."""
-        self.arrival = 0.0  # as in `FrameDecoder`, for frames in the header's slice
+        """Once the header is known, it may be fed directly."""
+        self.arrival = 0.0  # for frames in the header's slice
         self._version = version
         self._max_frame = max_frame
         self._max_message = max_message
@@ -160,11 +159,10 @@ class UniDecoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes of an incomplete opening message."""
         return len(self._pending)
 
     def feed(self, data: bytes) -> Sequence[UniItem]:
-        """The items that the slice completes. Raises WireError; UnknownStreamType: refuse only this stream."""
+        """Raises WireError; UnknownStreamType: refuse only this stream."""
         if self.frames is not None:
             return self.frames.feed(data)
         if self._error is not None:
@@ -177,7 +175,7 @@ class UniDecoder:
             raise
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated if anything is incomplete."""
+        """Raises Truncated if anything is incomplete."""
         if self.frames is not None:
             self.frames.end()
             return
@@ -212,7 +210,7 @@ class UniDecoder:
         return [message]
 
     def _message(self, source: bytes | bytearray) -> tuple[GroupHeader | Setup, int] | None:
-        """The message and the offset after it; None while incomplete."""
+        """With the offset after it; None while incomplete."""
         kind = decode_varint(source)
         if kind is None:
             return None

@@ -1,4 +1,4 @@
-"""The base of every decoder of control messages: buffer, size limit, and the error of all calls after a fault."""
+"""The base of decoders of control messages: buffer, size limit, and the error of all calls after a fault."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from relay.wire.errors import MessageTooLarge, Truncated, WireError, afresh
 from relay.wire.varint import decode_varint
 
 MAX_MESSAGE: Final = 65536
-"""Default limit of a message body in bytes: the longest of the oldest setup form, rounded up."""
+"""Bytes of a body: the longest of the oldest setup form, rounded up."""
 
 Item = TypeVar("Item")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Incremental(Generic[Item]):
-    """Feed it slices, take complete items; a subclass reads one item in `_next`.
+    """Feed it slices, take complete items; a subclass reads one in `_next`.
 
-    It keeps at most one incomplete message: `max_message` bytes and its prefix. A fault drops earlier items of the
-    same slice. After an error every call raises that error again.
+    It keeps at most one incomplete message: `max_message` bytes and its prefix. A fault drops earlier items of
+    the same slice. After an error every call raises it again.
     """
 
     __slots__ = ("_buffer", "_error", "_offset", "max_message")
@@ -33,11 +33,10 @@ class Incremental(Generic[Item]):
 
     @property
     def buffered(self) -> int:
-        """Bytes of an incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Item]:
-        """Take the next slice; return the items it completes. Raises WireError."""
+        """Return the items that the slice completes. Raises WireError."""
         self._raise_if_dead()
         self._buffer += data
         items: list[Item] = []
@@ -52,7 +51,7 @@ class Incremental(Generic[Item]):
         return items
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated if anything is incomplete.
+        """Raises Truncated inside a message.
 
         An empty stream is no error here: the caller knows if an answer is missing.
         """
@@ -63,11 +62,11 @@ class Incremental(Generic[Item]):
             raise error
 
     def _next(self) -> Item | None:
-        """Read an item from the buffer; None while it is incomplete."""
+        """None while incomplete."""
         raise NotImplementedError
 
     def _inside(self) -> bool:
-        """True inside a message without buffered bytes."""
+        """Without buffered bytes."""
         return False
 
     def _waiting(self) -> bool:
@@ -85,7 +84,7 @@ class Incremental(Generic[Item]):
         return None if found is None else self._body(*found)
 
     def _body(self, size: int, start: int) -> bytes | None:
-        """Read a body of `size` bytes from `start`, within the limit."""
+        """Within the limit."""
         if size > self.max_message:
             raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
         end = start + size

@@ -1,7 +1,7 @@
-"""QMux: the frames of QUIC in the messages of a WebSocket, drafts 00 to 02, and their transport parameters.
+"""QMux, drafts 00 to 02: the frames of QUIC in the messages of a WebSocket, and their transport parameters.
 
-A message holds one frame in draft 00 and any number later, without a length in front. Unreadable bytes and unknown
-frame types raise DecodeError; forbidden values of transport parameters ProtocolViolation.
+A message holds one frame in draft 00 and any number later. Unreadable bytes and unknown frame types raise
+DecodeError; forbidden values of transport parameters ProtocolViolation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_MESSAGE_00: Final = 16_384  # bytes of a message in draft 00
 
 
 class Draft(IntEnum):
-    """The draft that two peers agreed on."""
+    """Both peers' draft."""
 
     QMUX_00 = 0
     QMUX_01 = 1
@@ -31,12 +31,11 @@ class Draft(IntEnum):
 
     @property
     def name_on_wire(self) -> str:
-        """The subprotocol, such as "qmux-01"."""
         return f"qmux-{self.value:02}"
 
     @property
     def packs(self) -> bool:
-        """True if a message may hold several frames. Those drafts also have pings and datagrams."""
+        """Several frames fit a message; there are pings and datagrams."""
         return self >= Draft.QMUX_01
 
 
@@ -46,7 +45,7 @@ class Kind(IntEnum):
     PADDING = 0x00
     RESET_STREAM = 0x04
     STOP_SENDING = 0x05
-    STREAM = 0x08  # with the bits FIN (1), LEN (2) and OFF (4)
+    STREAM = 0x08  # and the bits FIN (1), LEN (2) and OFF (4)
     MAX_DATA = 0x10
     MAX_STREAM_DATA = 0x11
     MAX_STREAMS_BIDI = 0x12
@@ -72,7 +71,7 @@ _STREAM_MASK: Final = 0x07
 
 
 class StreamFrame(NamedTuple):
-    """The next bytes of a stream. Senders of draft 00 omit `offset`, so it is ignored: messages keep the order."""
+    """Senders of draft 00 omit `offset`, so it is ignored: messages keep the order."""
 
     stream_id: int
     data: bytes
@@ -81,7 +80,7 @@ class StreamFrame(NamedTuple):
 
 
 class ResetStream(NamedTuple):
-    """The sender aborts its half after `final_size` bytes. Some senders always write 0 there."""
+    """Some senders always write 0 as `final_size`."""
 
     stream_id: int
     code: int
@@ -92,7 +91,7 @@ class ResetStream(NamedTuple):
 
 
 class StopSending(NamedTuple):
-    """The receiver wants no more data."""
+    """Wants no more data."""
 
     stream_id: int
     code: int
@@ -102,7 +101,7 @@ class StopSending(NamedTuple):
 
 
 class MaxData(NamedTuple):
-    """Bytes allowed on all streams together, since the beginning."""
+    """On all streams together, since the beginning."""
 
     limit: int
 
@@ -111,7 +110,7 @@ class MaxData(NamedTuple):
 
 
 class MaxStreamData(NamedTuple):
-    """Bytes allowed on one stream, since its beginning."""
+    """Since the beginning of the stream."""
 
     stream_id: int
     limit: int
@@ -121,7 +120,7 @@ class MaxStreamData(NamedTuple):
 
 
 class MaxStreams(NamedTuple):
-    """Streams of one kind that may be opened, since the beginning."""
+    """Streams of one kind, since the beginning."""
 
     unidirectional: bool
     limit: int
@@ -131,13 +130,13 @@ class MaxStreams(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """The peer has reached one of our limits. For logs: we raise limits unasked."""
+    """By one of our limits. For logs: we raise limits unasked."""
 
     kind: int
 
 
 class Close(NamedTuple):
-    """The end of the session; the rest of the message is ignored."""
+    """The rest of the message is ignored."""
 
     code: int
     reason: str
@@ -151,7 +150,7 @@ class Close(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Asks for a sign of life, or gives it."""
+    """Or the answer."""
 
     sequence: int
     response: bool = False
@@ -161,7 +160,7 @@ class Ping(NamedTuple):
 
 
 class DatagramFrame(NamedTuple):
-    """One datagram. `size` is that of the whole frame."""
+    """`size` is that of the whole frame."""
 
     data: bytes
     size: int
@@ -201,7 +200,7 @@ class Parameters:
 
     @classmethod
     def decode(cls, body: bytes) -> Parameters:
-        """Read the frame's content. Skips unknown parameters, but not those that QMux rules out."""
+        """Skips unknown parameters, but not those that QMux rules out."""
         cursor = Cursor(body)
         values: dict[str, Any] = {}
         seen: set[int] = set()
@@ -238,7 +237,7 @@ _PARAMETERS: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 _RESET_STREAM_AT: Final = 0x1D
-# QUIC version 1 parameters without sense over a reliable transport.
+# Parameters of QUIC without sense over a reliable transport.
 _FORBIDDEN: Final = frozenset((0x00, 0x02, 0x03, *range(0x0A, 0x11)))
 
 Frame: TypeAlias = (
@@ -257,12 +256,12 @@ Frame: TypeAlias = (
 
 
 def stream_header(stream_id: int, offset: int, size: int, *, fin: bool) -> bytes:
-    """The header of `size` bytes of a stream."""
+    """Of `size` bytes."""
     return _frame(Kind.STREAM | OFF | LEN | (FIN if fin else 0), stream_id, offset, size)
 
 
 def decode_message(message: bytes, draft: Draft) -> list[Frame]:
-    """The frames of one message, which may be empty. Raises DecodeError or ProtocolViolation."""
+    """Raises DecodeError or ProtocolViolation."""
     cursor = Cursor(message)
     frames: list[Frame] = []
     while len(cursor):
@@ -297,7 +296,7 @@ def _read_stream(cursor: Cursor, kind: int) -> StreamFrame:
 
 
 def _read_reset_at(cursor: Cursor) -> ResetStream:
-    """Treat it as a plain reset: messages keep order, so all data before it is here."""
+    """As a plain reset: messages keep order, so all data before it is here."""
     frame = ResetStream(cursor.varint(), cursor.varint(), cursor.varint())
     if cursor.varint() > frame.final_size:
         raise ProtocolViolation("a reset promises more than the stream has")
@@ -324,7 +323,7 @@ def _refuse(cursor: Cursor) -> Frame:
     raise NotImplementedError
 
 
-_Reader: TypeAlias = tuple[int, Callable[[Cursor], Frame]]  # first draft with the frame, and its reader
+_Reader: TypeAlias = tuple[int, Callable[[Cursor], Frame]]  # first draft with it
 
 _UNKNOWN: Final[_Reader] = (len(Draft), _refuse)
 

@@ -1,4 +1,4 @@
-"""The messages that open a session: SETUP of 05 and 06, and the older exchange for 01 and 02, in its three forms."""
+"""SETUP of 05 and 06, and the older exchange for 01 and 02, in its three forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relay.wire.text import text_of
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_SETUP_PARAMS: Final = 64  # in one SETUP; the protocol's limit, here for the older exchange, too
+MAX_SETUP_PARAMS: Final = 64  # the protocol's limit, here for the older exchange, too
 
 _MAX_U16: Final = 0xFFFF
 
@@ -55,11 +55,11 @@ def _number(value: bytes, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """05 and 06: the one message of each side's Setup stream; None is an absent parameter, unknown ones are dropped.
+    """05 and 06: the message of each side's Setup stream; None is an absent parameter, unknown ones are dropped.
 
     `probe` is the level offered (0 none, 1 report, 2 or more increase), `path` the request path with its query
-    (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost` that of
-    the connection (absent: 1), `origin` the sender's hop id.
+    (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost`
+    that of the connection (absent: 1), `origin` the sender's hop id.
     """
 
     probe: int | None = None
@@ -101,7 +101,7 @@ class Setup:
 
 
 class SetupForm(IntEnum):
-    """The three openings of the older exchange, by the first number on the client's stream."""
+    """Forms of the older exchange, by the first number on the client's stream."""
 
     SESSION = 0x00
     COMPAT = 0x40
@@ -113,7 +113,7 @@ REPLY_LEAD: Final = {
     SetupForm.COMPAT: encode_varint(0x41),
     SetupForm.DRAFT14: encode_varint(0x21),
 }
-"""First bytes of the server's reply."""
+"""Of the server's reply."""
 
 _PATH_KEY: Final = 1
 
@@ -140,7 +140,7 @@ def _framed_as(form: SetupForm, body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ClientSetup:
-    """The client's opening: versions by setup code, its favourite first, and its parameters.
+    """Versions by setup code, the favourite first.
 
     Values of parameters are bytes, but numbers under an even key in the form DRAFT14.
     """
@@ -151,7 +151,7 @@ class ClientSetup:
 
     @property
     def path(self) -> str | None:
-        """Request path and query, which a client on raw QUIC sends in the form DRAFT14."""
+        """With the query: a client on raw QUIC sends it in the form DRAFT14."""
         value = self.params.get(_PATH_KEY) if self.form is SetupForm.DRAFT14 else None
         return text_of(value) if isinstance(value, bytes) else None
 
@@ -185,7 +185,7 @@ class ClientSetup:
 
 @dataclass(frozen=True, slots=True)
 class ServerSetup:
-    """The server's reply: its chosen version, by setup code."""
+    """The chosen version, by setup code."""
 
     form: SetupForm
     version: int

@@ -1,9 +1,9 @@
-"""Messages of the Subscribe stream: the subscription, its updates and the publisher's replies, in all versions.
+"""Messages of the Subscribe stream, in all versions.
 
-Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. `start_group` None
-asks for no particular group; 06 writes that as plain 0, so there 0 reads back as None. `max_latency` is in
-milliseconds (06: max age). 01 and 02 know the priority alone, 06 dropped `ordered` and added the frames. A version
-without a field omits it and reads its default.
+`end_group` and `end_frame` are inclusive, None is unbounded. `start_group` None asks for no particular group;
+06 writes that as plain 0, so there 0 reads back as None. `max_latency` is in milliseconds (06: max age). 01 and
+02 know the priority alone, 06 dropped `ordered` and added the frames. A version without a field omits it and
+reads its default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Range = tuple[int, bool, int, int | None, int | None, int, int | None]
 
 
 def drop_type(version: Version) -> int:
-    """The type of SUBSCRIBE_DROP: 05 put SUBSCRIBE_END before it."""
+    """05 put SUBSCRIBE_END before SUBSCRIBE_DROP."""
     return 2 if version >= Version.LITE_05 else 1
 
 
@@ -64,7 +64,7 @@ def _read_long(cursor: Cursor) -> tuple[int, bool, int, int | None, int | None]:
 
 
 def _read_range(cursor: Cursor, version: Version) -> _Range:
-    """Read the common fields, in the order of the classes."""
+    """In the order of the classes."""
     if version <= Version.LITE_02:
         return cursor.byte(), False, 0, None, None, 0, None
     if version <= Version.LITE_05:
@@ -78,7 +78,7 @@ def _read_range(cursor: Cursor, version: Version) -> _Range:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Ask for a track of a broadcast; `id` is the subscriber's, unique in its direction of the session."""
+    """`id` is the subscriber's, unique in its direction of the session."""
 
     id: int
     broadcast: str
@@ -102,7 +102,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeUpdate:
-    """03 and newer: new parameters of a running subscription."""
+    """03 and newer."""
 
     priority: int = 0
     ordered: bool = False
@@ -123,10 +123,7 @@ class SubscribeUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOk:
-    """The publisher accepts.
-
-    01 has the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 only `group`, its first one.
-    """
+    """01 has the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 only `group`, the first one."""
 
     priority: int = 0
     ordered: bool = False
@@ -172,7 +169,7 @@ class SubscribeEnd:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeDrop:
-    """03 and newer: groups from `start` to `end` inclusive never come, for the reason `code`."""
+    """03 and newer: groups from `start` to `end` inclusive never come."""
 
     start: int
     end: int

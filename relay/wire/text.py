@@ -19,7 +19,7 @@ def encode_path(path: str) -> bytes:
 
 
 def text_of(data: bytes | bytearray | memoryview) -> str:
-    """DecodeError if `data` is not UTF-8."""
+    """DecodeError if not UTF-8."""
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
@@ -27,7 +27,7 @@ def text_of(data: bytes | bytearray | memoryview) -> str:
 
 
 def path_of(text: str) -> str:
-    """The path in normal form; PathTooDeep beyond the segment limit."""
+    """In normal form; PathTooDeep beyond the segment limit."""
     try:
         return checked(text)
     except ValueError as error:

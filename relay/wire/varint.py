@@ -1,7 +1,4 @@
-"""QUIC variable-length integers (RFC 9000, section 16).
-
-A short buffer is no fault, and every byte pattern is some number.
-"""
+"""QUIC variable-length integers (RFC 9000, section 16)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from typing import Final
 
 MAX_VARINT: Final = 2**62 - 1
 
-BELOW_ONE_BYTE: Final = 1 << 6  # such numbers are their own single byte
+BELOW_ONE_BYTE: Final = 1 << 6  # their own single byte
 
 _BELOW_TWO_BYTES: Final = 1 << 14
 _BELOW_FOUR_BYTES: Final = 1 << 30

@@ -1,6 +1,6 @@
 """The protocol versions, and their names in ALPN, SETUP, configuration and logs.
 
-There are two families, moq-lite (`Version`) and IETF moq-transport (`Draft`); they have no order between them.
+Versions of moq-lite (`Version`) and IETF moq-transport (`Draft`) have no order between them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONGEST_NAME: Final = 32  # characters of an unknown version in a message
 
 
 class Version(IntEnum):
-    """One moq-lite version; they compare by age."""
+    """moq-lite; they compare by age."""
 
     LITE_01 = 1
     LITE_02 = 2
@@ -32,34 +32,34 @@ class Version(IntEnum):
 
     @property
     def name_on_wire(self) -> str:
-        """The published name, such as "moq-lite-05"."""
+        """Such as "moq-lite-05"."""
         return f"moq-lite-{self.value:02}"
 
-    # --- differences between versions: rules of the protocol ask these and compare no versions
+    # --- rules of the protocol ask these and compare no versions
 
     @property
     def has_setup_exchange(self) -> bool:
-        """SETUP on the first bidirectional stream decides the version (01, 02)."""
+        """On the first bidirectional stream; it decides the version (01, 02)."""
         return self <= Version.LITE_02
 
     @property
     def has_setup_stream(self) -> bool:
-        """Each side sends one SETUP on a unidirectional stream (05, 06)."""
+        """On a unidirectional stream of each side (05, 06)."""
         return self >= Version.LITE_05
 
     @property
     def needs_peer_setup(self) -> bool:
-        """Announcements depend on the hop id in the peer's SETUP (06)."""
+        """Announcements depend on the hop id in it (06)."""
         return self >= Version.LITE_06
 
     @property
     def has_announce_init(self) -> bool:
-        """One message holds the initial set of announcements (01, 02)."""
+        """The initial set in one message (01, 02)."""
         return self <= Version.LITE_02
 
     @property
     def has_announce_ok(self) -> bool:
-        """A reply with the publisher's hop id precedes the announcements (05, 06)."""
+        """Precedes the announcements, with the publisher's hop id (05, 06)."""
         return self >= Version.LITE_05
 
     @property
@@ -74,17 +74,17 @@ class Version(IntEnum):
 
     @property
     def has_hops(self) -> bool:
-        """Announcements list the ids of the relays that they passed (04 and newer)."""
+        """As a list of ids (04 and newer)."""
         return self >= Version.LITE_04
 
     @property
     def counts_hops(self) -> bool:
-        """Announcements carry the number of relays alone (03)."""
+        """As a number alone (03)."""
         return self == Version.LITE_03
 
     @property
     def sender_is_listed(self) -> bool:
-        """The sender counts, or lists, itself among the hops (03, 04)."""
+        """Or counted (03, 04)."""
         return self in (Version.LITE_03, Version.LITE_04)
 
     @property
@@ -94,27 +94,27 @@ class Version(IntEnum):
 
     @property
     def has_updates(self) -> bool:
-        """SUBSCRIBE_UPDATE exists (03 and newer)."""
+        """03 and newer."""
         return self >= Version.LITE_03
 
     @property
     def has_subscribe_end(self) -> bool:
-        """SUBSCRIBE_END exists (05, 06)."""
+        """05, 06."""
         return self >= Version.LITE_05
 
     @property
     def leaves_by_reset(self) -> bool:
-        """A subscriber leaves by a reset: 01 and 02 clients of 2026 take its FIN for a fault of the session."""
+        """01 and 02 clients of 2026 take a subscriber's FIN for a fault of the session."""
         return self <= Version.LITE_02
 
     @property
     def latency_is_history(self) -> bool:
-        """A subscription's latency is the wanted history (06), not the lateness of groups."""
+        """Latency is the wanted history (06), not the lateness of groups."""
         return self >= Version.LITE_06
 
     @property
     def has_timestamps(self) -> bool:
-        """Frames carry a timestamp; there are TRACK, FETCH and datagrams (05, 06)."""
+        """And TRACK, FETCH and datagrams (05, 06)."""
         return self >= Version.LITE_05
 
     @property
@@ -124,22 +124,22 @@ class Version(IntEnum):
 
     @property
     def has_goaway(self) -> bool:
-        """GOAWAY exists (04 and newer)."""
+        """04 and newer."""
         return self >= Version.LITE_04
 
     @property
     def maps_codes(self) -> bool:
-        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
+        """To those of HTTP/3, on raw QUIC, too."""
         return True
 
     @property
     def has_setup_token(self) -> bool:
-        """SETUP has a place for a token, whatever the transport."""
+        """Whatever the transport."""
         return False
 
 
 class Draft(IntEnum):
-    """One draft of moq-transport; they compare by age. 19 has the rules of 18, and 21 those of 20."""
+    """moq-transport; they compare by age. 19 has the rules of 18, and 21 those of 20."""
 
     DRAFT_14 = 14
     DRAFT_16 = 16
@@ -157,41 +157,36 @@ class Draft(IntEnum):
         """Such as "moq-transport-18"."""
         return f"moq-transport-{self.value:02}"
 
-    # --- differences between versions, as of `Version`
+    # --- as of `Version`
 
     @property
     def has_setup_exchange(self) -> bool:
-        """SETUP on the first bidirectional stream decides the version (14)."""
+        """14."""
         return self is Draft.DRAFT_14
 
     @property
     def accepts_at_once(self) -> bool:
-        """SUBSCRIBE_OK answers the request, not the first group."""
         return True
 
     @property
     def has_updates(self) -> bool:
-        """A subscription can change."""
         return True
 
     @property
     def has_timestamps(self) -> bool:
-        """Frames carry a timestamp; tracks have properties; there are fetches and datagrams."""
+        """And tracks have properties; there are fetches and datagrams."""
         return True
 
     @property
     def has_partial_groups(self) -> bool:
-        """Groups and subscriptions may begin at a later frame."""
         return True
 
     @property
     def maps_codes(self) -> bool:
-        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
         return False
 
     @property
     def has_setup_token(self) -> bool:
-        """SETUP has a place for a token, whatever the transport."""
         return True
 
 
@@ -203,7 +198,7 @@ ALL_VERSIONS: Final[tuple[AnyVersion, ...]] = (
     *sorted(Version, reverse=True),
     *sorted(Draft, reverse=True),
 )
-"""In order of preference: moq-lite first, newest first."""
+"""In order of preference."""
 
 ALPN_VERSIONS: Final[Mapping[str, AnyVersion | None]] = MappingProxyType(
     {
@@ -221,7 +216,7 @@ ALPN_VERSIONS: Final[Mapping[str, AnyVersion | None]] = MappingProxyType(
         "moq-00": Draft.DRAFT_14,
     }
 )
-"""Token (ALPN or WebTransport subprotocol) to version, best first; None: the SETUP exchange decides, 02 or 01."""
+"""ALPN or WebTransport subprotocol, best first; None: the SETUP exchange decides, 02 or 01."""
 
 
 def preferred(versions: Iterable[AnyVersion]) -> tuple[AnyVersion, ...]:
@@ -231,7 +226,7 @@ def preferred(versions: Iterable[AnyVersion]) -> tuple[AnyVersion, ...]:
 
 
 def alpns_for(versions: Iterable[AnyVersion]) -> list[str]:
-    """The tokens to offer or accept for `versions`, best first."""
+    """Best first."""
     wanted = set(versions)
     exchanged = {"moql": {Version.LITE_01, Version.LITE_02}, "moql-01": {Version.LITE_01}}
     return [
@@ -242,7 +237,7 @@ def alpns_for(versions: Iterable[AnyVersion]) -> list[str]:
 
 
 def version_from_setup_code(code: int) -> Version | None:
-    """The version of a SETUP `code`, or None if SETUP cannot choose it (03 and newer)."""
+    """None if SETUP cannot choose it (03 and newer)."""
     for version in (Version.LITE_02, Version.LITE_01):
         if version.setup_code == code:
             return version

@@ -1,6 +1,6 @@
-"""The WebSocket subprotocol `webtransport` of the 0.9.3 generation: one frame per message.
+"""The WebSocket subprotocol `webtransport` of the 0.9.3 generation.
 
-It has five frames, and no offsets, flow control or datagrams.
+It has five frames, one per message, and no offsets, flow control or datagrams.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STOP: Final = 0x05
 _STREAM: Final = 0x08
 _STREAM_FIN: Final = 0x09
 _CLOSE: Final = 0x1D
-_TRANSPORT_CLOSE: Final = 0x1C  # only newer peers send it, for a fault that their transport found
+_TRANSPORT_CLOSE: Final = 0x1C  # of newer peers, for a fault that their transport found
 
 PlainFrame: TypeAlias = StreamFrame | ResetStream | StopSending | Close
 
@@ -39,7 +39,7 @@ def decode_plain(message: bytes) -> PlainFrame:
 
 
 def plain_stream_header(stream_id: int, *, fin: bool) -> bytes:
-    """The header of stream data, which fills the message."""
+    """Stream data fills the message."""
     return bytes((_STREAM_FIN if fin else _STREAM,)) + encode_varint(stream_id)
 
 

@@ -1,4 +1,4 @@
-"""The bytes that WebTransport over HTTP/3 adds: stream prefixes, the close capsule and subprotocol headers."""
+"""The bytes that WebTransport over HTTP/3 adds to streams, the close capsule and subprotocol headers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _MAX_TYPE_AND_LENGTH: Final = 16
 
 
 def bidi_prefix(session_id: int) -> bytes:
-    """The first bytes of a bidi stream of ours."""
+    """Of our bidi streams."""
     return _BIDI + encode_varint(session_id)
 
 
 @functools.lru_cache(64)
 def uni_prefix(session_id: int) -> bytes:
-    """The first bytes of a unidirectional stream of ours."""
+    """Of our unidirectional streams."""
     return _UNI + encode_varint(session_id)
 
 
 class WebTransportClose(NamedTuple):
-    """The peer closed the session, with an unmapped code."""
+    """With an unmapped code."""
 
     code: int
     reason: str
 
 
 def encode_close_capsule(code: int, reason: str, in_data_frame: bool) -> bytes:  # noqa: FBT001 - named by callers
-    """The close capsule, in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
+    """In an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
 
     A reason over MAX_CLOSE_REASON bytes is cut at a character.
     """
@@ -98,8 +98,8 @@ class _Records:
 class CloseCapsuleDecoder:
     """Looks for the close capsule in what follows the HEADERS frame on the CONNECT stream.
 
-    It may be inside DATA frames or, from old peers, directly on the stream. Other frames and capsules are skipped and
-    not kept, and so is all after a close.
+    It may be inside DATA frames or, from old peers, directly on the stream. Other frames and capsules are
+    skipped, and so is all after a close.
     """
 
     __slots__ = ("_capsules", "_closed", "_error", "_frames", "_payload")
@@ -113,11 +113,10 @@ class CloseCapsuleDecoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes of an incomplete close capsule."""
         return len(self._payload)
 
     def feed(self, data: bytes) -> WebTransportClose | None:
-        """Take the next slice; return the close when complete.
+        """Return the close when complete.
 
         MessageTooLarge or DecodeError for a capsule that is too long or too short, then at every call.
         """
@@ -192,7 +191,7 @@ def parse_protocol_list(header: str) -> list[str]:
 
 
 def quote_protocol(name: str) -> str:
-    """A quoted string (RFC 8941); ValueError if `name` has other than printable ASCII."""
+    """A string of RFC 8941; ValueError if `name` has other than printable ASCII."""
     if not (name.isascii() and name.isprintable()):
         raise ValueError(f"only printable ASCII can be quoted: {name!r}")
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')

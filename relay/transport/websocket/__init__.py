@@ -1,1 +1,1 @@
-"""Sessions over a WebSocket: two framings, the pump between session and socket, and subprotocol negotiation."""
+"""Sessions over a WebSocket, in two framings."""

@@ -1,4 +1,4 @@
-"""Negotiation of framing and version over WebSocket, by subprotocol."""
+"""Negotiation of framing and version by subprotocol."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from relay.wire.qmux import Draft
 from relay.wire.version import ALPN_VERSIONS, AnyVersion, alpns_for
 
-PLAIN = "webtransport"  # the plain framing's subprotocol, also if the peer offers none
-UNPAIRED = frozenset(("moql-01",))  # ALPN names of raw QUIC, never used after a framing
+PLAIN = "webtransport"  # also if the peer offers none
+UNPAIRED = frozenset(("moql-01",))  # of raw QUIC, never used after a framing
 
 
 class Choice(NamedTuple):
-    """A negotiated framing and version."""
+    """Framing and version."""
 
     subprotocol: str  # for the answer; `""` if the peer offered none
     draft: Draft | None  # `None` is the framing `webtransport`
@@ -35,7 +35,7 @@ def choices(versions: Sequence[AnyVersion]) -> list[Choice]:
 
 
 def choose(offered: Sequence[str], versions: Sequence[AnyVersion]) -> Choice | None:
-    """The best of a peer's offer; `None` if none fits."""
+    """The best of a peer's offer."""
     found = choices(versions)
     if not offered:
         return next((choice._replace(subprotocol="") for choice in found if choice.draft is None), None)

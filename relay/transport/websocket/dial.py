@@ -1,4 +1,4 @@
-"""Dials a WebSocket: the offer of subprotocols, the upgrade, and the session's task. Logs show no query of a URL."""
+"""Dials a WebSocket. Logs show no query of a URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relay.transport.websocket.request import make_session
 from relay.transport.websocket.session import FramedSession
 from relay.wire.version import AnyVersion
 
-LIMITS = Limits()  # servers get the limits that a relay gives clients
+LIMITS = Limits()  # those that a relay gives clients
 MESSAGE_SLACK = 65_536  # bytes: slightly larger messages are read, to report the limit to the sender
 
 
@@ -72,7 +72,7 @@ async def dial(
         return session
 
 
-_running: set[asyncio.Task[None]] = set()  # references that keep tasks alive
+_running: set[asyncio.Task[None]] = set()  # keeps tasks alive
 
 
 def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack, runtime: Runtime) -> None:

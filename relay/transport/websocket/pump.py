@@ -1,4 +1,4 @@
-"""The pump: moves messages between a WebSocket and its session, until the orderly end.
+"""Moves messages between a WebSocket and its session, until the orderly end.
 
 The writer takes a message from the session only when the socket has room: data for a slow reader stays in the
 session's streams, where the owner may drop it. A peer that does not read answers is not read either.
@@ -23,20 +23,20 @@ MESSAGE_TOO_BIG = 1009
 NORMAL_CLOSURE = 1000
 NO_STATUS = 0
 
-WRITE_BUFFER = 65_536  # bytes buffered by the transport before the writer pauses
-UNSENT_IN_KERNEL = 131_072  # bytes not yet on the wire in the kernel: urgent data cannot overtake them
+WRITE_BUFFER = 65_536  # bytes before the writer pauses
+UNSENT_IN_KERNEL = 131_072  # bytes that urgent data cannot overtake
 LAST_WORDS = 0.25  # seconds that the socket outlives the session: else some clients report a broken transport
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to read and answer the close
-BURST = 64  # messages sent before other tasks run, where the socket takes everything at once
+BURST = 64  # messages before other tasks run, where the socket takes everything at once
 STALL = 0.2  # seconds: a later timer means a pause of the whole process
-READ_TIME = 0.01  # seconds of reading before other tasks run: a library with buffered messages does not wait
+READ_TIME = 0.01  # seconds before other tasks run: a library with buffered messages does not wait
 
 
 class Socket(Protocol):
-    """An open WebSocket without automatic pongs or compression."""
+    """Without automatic pongs or compression."""
 
     async def receive(self) -> Any:
-        """The next message: `type`, `data`, `extra`."""
+        """`type`, `data`, `extra`."""
 
     async def send_bytes(self, data: bytes, /) -> None: ...
 
@@ -50,7 +50,7 @@ class Socket(Protocol):
 
 
 class Pump:
-    """Runs one session over one socket."""
+    """One session over one socket."""
 
     def __init__(
         self, ws: Socket, session: FramedSession, abort: Callable[[], None], runtime: Runtime
@@ -69,7 +69,7 @@ class Pump:
         session.streams.wake = self._on_wake
 
     async def run(self) -> None:
-        """Run until the session has ended and its close was sent, or the peer is gone."""
+        """Until the session has ended and its close was sent, or the peer is gone."""
         _limit_kernel_buffer(self._ws.get_extra_info("socket"))
         writer = asyncio.create_task(self._guard(self._write()))
         reader = self._reader = asyncio.create_task(self._guard(self._read()))
@@ -88,6 +88,8 @@ class Pump:
                 task.cancel()
             self._abort()
             await asyncio.gather(writer, reader, return_exceptions=True)
+            self._session.streams.unlink()
+            self._session.framing.unlink()
 
     def _on_wake(self) -> None:
         self._wake.set()

@@ -1,8 +1,7 @@
 """QMux over WebSocket, drafts 00 to 02: QUIC's streams and flow control in messages.
 
-Received data counts against limits that were really sent. Ours grow as data is delivered, in steps of about a third
-of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits in its stream for the
-peer's limit.
+Received data counts against limits that were really sent. Ours grow as data is delivered, in steps of about a
+third of a window, before a peer reaches them: deployed peers stall there silently.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from relay.wire.qmux import (
 
 STREAM_WINDOW = 1 << 20  # bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip
 IDLE_TIMEOUT = 30.0  # seconds without a frame; WebSocket pings do not count, QMux's do
-PARAMETERS_TIMEOUT = 10.0  # seconds until the peer's transport parameters must arrive, as deployed peers wait
+PARAMETERS_TIMEOUT = 10.0  # seconds for the peer's transport parameters, as deployed peers wait
 MAX_DATAGRAM = 1_280  # bytes of a datagram frame: a larger one fits no QUIC packet to another peer
-DATAGRAM_HEADER = 3  # type and length before a datagram
+DATAGRAM_HEADER = 3  # type and length
 PENDING_DATAGRAMS = 64  # late ones are worthless, so the newest is dropped
 
 
@@ -56,12 +55,12 @@ class Window:
         self._released = 0
 
     def take(self, amount: int) -> bool:
-        """Count received data. False if it exceeds the limit."""
+        """False if received data exceeds the limit."""
         self.used += amount
         return self.used <= self.limit
 
     def release(self, amount: int) -> bool:
-        """Count delivered data. True if the limit must grow."""
+        """True if the limit must grow."""
         self._released += amount
         if self.used + 2 * self._released <= self._granted:
             return False
@@ -75,17 +74,17 @@ class Window:
 
 
 class StreamFlow:
-    """The limits of one stream."""
+    """Of one stream."""
 
     __slots__ = ("credit", "send_limit")
 
     def __init__(self, send_limit: int, window: int) -> None:
-        self.send_limit = send_limit  # the peer's limit on data to send
-        self.credit = Window(window)  # our limit on received data
+        self.send_limit = send_limit  # the peer's
+        self.credit = Window(window)  # ours
 
 
 class QmuxFlow(FlowControl):
-    """The limits of a session and its streams, and the datagrams to send."""
+    """Limits of a session and its streams, and the datagrams to send."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits.websocket_streams)
@@ -130,7 +129,7 @@ class QmuxFlow(FlowControl):
         return self._release_data(size) or raises
 
     def on_final_size(self, stream: FramedStream, final_size: int) -> bool:
-        """The final size of a reset stream uses up its unsent part. Some senders always write 0."""
+        """A reset stream's unsent part is used up. Some senders always write 0."""
         credit = stream.flow.credit
         gap = max(0, final_size - credit.used)
         if not (credit.take(gap) and self._window.take(gap)):
@@ -180,7 +179,7 @@ class QmuxFlow(FlowControl):
 
 
 class Pings:
-    """QMux's pings of both directions. `strict`: the peer's numbers must be right, as of draft 02."""
+    """Of both directions. `strict`: the peer's numbers must be right, as of draft 02."""
 
     __slots__ = ("_last", "_next", "sent")
 
@@ -190,7 +189,7 @@ class Pings:
         self._last = -1
 
     def add(self, now: float) -> int:
-        """Return the number of a ping to send now."""
+        """Return the number to send."""
         self.sent[self._next] = now
         self._next += 1
         return self._next - 1
@@ -208,7 +207,7 @@ class Pings:
 
 
 class QmuxFraming(Framing):
-    """The framing QMux."""
+    """QMux."""
 
     strict = True
 

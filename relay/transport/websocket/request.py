@@ -23,13 +23,13 @@ def make_session(
     query: str,
     clock: Callable[[], float],
 ) -> FramedSession:
-    """A session of the chosen framing."""
+    """In the chosen framing."""
     framing = PlainFraming if choice.draft is None else QmuxFraming
     return FramedSession(framing(choice, limits, clock), Opening(remote, is_client, path, query))
 
 
 class WebSocketRequest:
-    """A pending upgrade; see `relay.transport.session.SessionRequest`."""
+    """See `relay.transport.session.SessionRequest`."""
 
     transport = "websocket"
 
@@ -50,7 +50,7 @@ class WebSocketRequest:
         self.query = query
         self.offered = tuple(offered)
         self.session: FramedSession | None = None
-        self.refusal: tuple[int, str] | None = None  # HTTP status and reason, set by `reject`
+        self.refusal: tuple[int, str] | None = None  # HTTP status and reason
         self._accepted = partial(
             make_session, choice, limits, remote=remote, is_client=False, path=path, query=query, clock=clock
         )

@@ -1,7 +1,7 @@
 """Message-based sessions: life, keep-alive and delivery, for every framing over a WebSocket.
 
-A pump passes messages in, and takes them one by one when the socket has room. Until then data waits in its stream,
-where the owner sees it (`unsent`) and may drop it.
+A pump passes messages in, and takes them one by one when the socket has room. Until then data waits in its
+stream, where the owner sees it (`unsent`) and may drop it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from relay.wire.qmux import Close
 KEEP_ALIVE = 5.0  # seconds between our pings, as deployed peers do
 DEAD_AFTER = 30.0  # seconds without any message or pong
 PROBE_TIMEOUT = 6.0  # seconds to answer a ping: some peers delay the pong to their next message or ping
-MAX_REASON = 1_024  # characters of a close reason kept and sent
-CONTROL_BACKLOG = 1_000  # queued control frames; beyond it reading pauses: the peer must read answers first
-VIOLATION = 1002  # close code for transport faults, as deployed peers use it
-RTT_SHARE = 8  # weight of a new measurement in the smoothed round trip, as in RFC 9002
+MAX_REASON = 1_024  # characters of a close reason
+CONTROL_BACKLOG = 1_000  # control frames; beyond it reading pauses: the peer must read answers first
+VIOLATION = 1002  # for transport faults, as deployed peers use it
+RTT_SHARE = 8  # weight of a new measurement, as in RFC 9002
 
 
 class Opcode(Enum):
-    """Opcode of a WebSocket frame to send."""
+    """Of a WebSocket frame."""
 
     BINARY = "binary"
     PING = "ping"
@@ -46,7 +46,7 @@ class Outgoing(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """The HTTP request of a session."""
+    """The HTTP request."""
 
     remote: str
     is_client: bool
@@ -55,7 +55,7 @@ class Opening(NamedTuple):
 
 
 class Framing(StreamFraming):
-    """The messages of one subprotocol. Here for one that has no pings, no datagrams and no flow control."""
+    """The messages of one subprotocol. Here without pings, datagrams and flow control."""
 
     def __init__(self, choice: Choice, limits: Limits, clock: Callable[[], float]) -> None:
         self.choice = choice
@@ -64,29 +64,32 @@ class Framing(StreamFraming):
         self.flow = FlowControl(limits.websocket_streams)
 
     def begin(self, session: FramedSession) -> None:
-        """The session exists."""
         self._session = session
         self._streams = session.streams
 
+    def unlink(self) -> None:
+        """The socket is closed: break reference cycles."""
+        del self._session, self._streams
+
     @property
     def measures_pongs(self) -> bool:
-        """The answers to WebSocket pings measure the round trip."""
+        """By WebSocket pings."""
         return True
 
     @property
     def ping_interval(self) -> float:
-        """Seconds between our pings."""
+        """In seconds."""
         return KEEP_ALIVE
 
     def handle(self, message: bytes) -> None:
-        """Handle a message. Raises WireError."""
+        """Raises WireError."""
         raise NotImplementedError
 
     def close_frame(self, code: int, reason: str, *, application: bool) -> bytes:
         raise NotImplementedError
 
     def ping(self) -> None:
-        """Send a ping of the framing's own."""
+        """The framing's own."""
 
     def deadline(self) -> tuple[float, str]:
         """When the session ends if no frame comes, and the reason."""
@@ -115,7 +118,7 @@ class Liveness:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._pinged_at: float | None = None  # of the oldest unanswered ping
-        self.asked = False  # the owner waits for a sign of life
+        self.asked = False  # by the owner
         self.at = self.ping_at = clock()  # of the last sign of life, and of our last ping
         self.received = 0  # bytes
         self.rtt: float | None = None
@@ -132,19 +135,18 @@ class Liveness:
             self._pinged_at = self._clock()
 
     def answered(self) -> None:
-        """Measure the round trip by the oldest unanswered ping."""
+        """Measures by the oldest unanswered ping."""
         sent_at, self._pinged_at = self._pinged_at, None
         if sent_at is not None:
             self.measure(sent_at)
 
     def measure(self, sent_at: float) -> None:
-        """A ping that was sent then is answered now."""
         sample = self._clock() - sent_at
         self.rtt = sample if self.rtt is None else self.rtt + (sample - self.rtt) / RTT_SHARE
 
 
 class EventQueue:
-    """Events for the owner: one batch per loop turn."""
+    """One batch per loop turn."""
 
     __slots__ = ("_events", "_scheduled", "_sink", "ended", "started")
 
@@ -183,7 +185,7 @@ class EventQueue:
 
 
 class FramedSession:
-    """A session over messages of a framing; see `relay.transport.session.Session`."""
+    """See `relay.transport.session.Session`."""
 
     transport = "websocket"
 
@@ -192,8 +194,8 @@ class FramedSession:
         self.alpn, _, self.version = framing.choice
         self.framing = framing
         self.finished = False  # everything is sent, the close included
-        self.ended = False  # `SessionClosed` was queued: nothing follows it
-        self.released = asyncio.Event()  # set by the socket's owner when the socket is closed
+        self.ended = False  # `SessionClosed` was queued
+        self.released = asyncio.Event()  # when the socket is closed
         self.events = EventQueue()
         self.streams = FramedStreams(framing, framing.flow, self.events.add, is_client=self.is_client)
         self.alive = Liveness(framing.clock)
@@ -208,7 +210,7 @@ class FramedSession:
 
     @property
     def datagram_limit(self) -> int:
-        return self.framing.datagram_limit
+        return 0 if self.ended else self.framing.datagram_limit
 
     @property
     def undelivered(self) -> bool:
@@ -225,7 +227,8 @@ class FramedSession:
         return self.streams.open(priority, unidirectional=True)
 
     def send_datagram(self, data: bytes) -> None:
-        self.framing.send_datagram(data)
+        if not self.ended:
+            self.framing.send_datagram(data)
 
     def ping(self) -> None:
         if not self.ended:
@@ -250,14 +253,14 @@ class FramedSession:
         )
 
     async def wait_closed(self) -> None:
-        """Wait until the session has ended and its socket is released."""
+        """Until its socket is released, too."""
         await self.released.wait()
 
     # -- for the pump
 
     @property
     def readable(self) -> bool:
-        """True if the session is started, and queued answers are few."""
+        """The session is started, and queued answers are few."""
         return self.events.started and len(self.streams.controls) + len(self._signals) < CONTROL_BACKLOG
 
     def receive(self, message: bytes) -> None:
@@ -285,7 +288,6 @@ class FramedSession:
             self.alive.answered()
 
     def violation(self, reason: str) -> None:
-        """End the session for a violation of the framing, and send the reason."""
         close_frame = self.framing.close_frame(VIOLATION, reason, application=False)
         self.end(None, reason, by_peer=False, close_frame=close_frame)
 
@@ -308,7 +310,7 @@ class FramedSession:
         self.framing.resume(seconds)
 
     def tick(self) -> float:
-        """Handle timers; return the seconds until the next call."""
+        """Return the seconds until the next call."""
         if self.ended:
             return KEEP_ALIVE
         now, alive, framing = self.framing.clock(), self.alive, self.framing
@@ -322,7 +324,7 @@ class FramedSession:
         return max(0.0, min(alive.ping_at + framing.ping_interval, due) - now)
 
     def next_message(self) -> Outgoing | None:
-        """The next message, the most urgent first; `None` if there is none."""
+        """The most urgent one."""
         if self._signals:
             signal = self._signals.popleft()
             self.finished = signal.opcode is Opcode.CLOSE
@@ -334,7 +336,7 @@ class FramedSession:
         return Outgoing(Opcode.BINARY, message)
 
     def _send_ping(self) -> None:
-        """Ping in every way that the framing has."""
+        """In every way that the framing has."""
         if not any(signal.opcode is Opcode.PING for signal in self._signals):  # one queued ping is enough
             self._signals.append(Outgoing(Opcode.PING, b""))
             self.alive.pinged()

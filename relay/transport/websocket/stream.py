@@ -13,7 +13,7 @@ from relay.transport.sending import Sender, StreamOwner
 
 
 class OpenedStreams:
-    """Streams of one kind opened by the peer, by index. One beyond the last opens all between."""
+    """Of one kind, by index. One beyond the last opens all between."""
 
     __slots__ = ("_count", "_unseen", "over")
 
@@ -23,11 +23,10 @@ class OpenedStreams:
         self.over = 0  # in both directions
 
     def has(self, index: int) -> bool:
-        """A frame of this stream was received."""
         return index < self._count and index not in self._unseen
 
     def add(self, index: int) -> None:
-        """Record the first frame of a stream. The caller limits `index`."""
+        """The caller limits `index`."""
         if index < self._count:
             self._unseen.remove(index)
         else:
@@ -36,7 +35,7 @@ class OpenedStreams:
 
 
 class SendBuffer:
-    """Queued data of a stream."""
+    """Of a stream."""
 
     __slots__ = ("chunks", "fin", "queued", "sent")
 
@@ -47,7 +46,7 @@ class SendBuffer:
         self.fin = False  # the stream ends after them
 
     def take(self, size: int) -> list[bytes | memoryview]:
-        """The next `size` bytes, which must be queued."""
+        """They must be queued."""
         chunks = self.chunks
         taken: list[bytes | memoryview] = []
         self.queued -= size
@@ -64,7 +63,7 @@ class SendBuffer:
 
 
 class FramedStream(Sender):
-    """A stream of a message-based session; see `relay.transport.session.Stream`."""
+    """See `relay.transport.session.Stream`."""
 
     __slots__ = (
         *("_session", "buffer", "closed", "context", "flow", "id", "opened_by_peer"),
@@ -85,12 +84,12 @@ class FramedStream(Sender):
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
         self.buffer = SendBuffer()
-        self.flow: Any = None  # the limits of both directions, if the framing has limits
-        self.closed = unidirectional and opened_by_peer  # our half: its end or a reset was sent
+        self.flow: Any = None  # if the framing has limits
+        self.closed = unidirectional and opened_by_peer  # our half
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
         self.shown = False  # the owner got an event of it
-        self.stop_code: int | None = None  # set once the owner has stopped it
-        self.peer_stop: int | None = None  # the peer's stop, before its first byte
+        self.stop_code: int | None = None  # by the owner
+        self.peer_stop: int | None = None  # before the peer's first byte
         self._session = session
 
     def __repr__(self) -> str:
@@ -135,7 +134,7 @@ class FramedStream(Sender):
             self._session.ask_to_stop(self, code)
 
     def close(self) -> None:
-        """End our half and drop queued data."""
+        """Drop queued data."""
         self.closed = True
         self.buffer.chunks.clear()
         self.buffer.queued = 0

@@ -1,4 +1,4 @@
-"""The streams of a message-based session: their table, send queue and frame handling."""
+"""Streams of a message-based session: table, send queue and frame handling."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_HEADER = 24  # bytes that a frame adds to its payload
 
 
 class StreamFraming:
-    """The form of a stream's frames, in one framing."""
+    """Of frames, in one framing."""
 
-    packs = False  # a message holds several frames
+    packs = False  # several frames in a message
     strict = False  # an invalid stream's frame ends the session; the oldest peers expect us to ignore it
     room = MAX_PAYLOAD + MAX_HEADER  # bytes of the largest message to send
 
@@ -35,26 +35,26 @@ class StreamFraming:
 
 
 class FlowControl:
-    """The limits of both directions: here for a framing that limits only the number of the peer's open streams."""
+    """Of both directions: here only the number of the peer's open streams."""
 
     def __init__(self, max_streams: int) -> None:
         self.max_streams = max_streams
 
     def begin(self, stream: FramedStream) -> None:
-        """A stream has got its number."""
+        """It has got its number."""
 
     def may_open(self, index: int, *, unidirectional: bool) -> bool:  # noqa: ARG002
-        """The peer allows our stream with that index of its kind."""
+        """The peer allows it, by index in its kind."""
         return True
 
     def send_credit(self, stream: FramedStream) -> int:  # noqa: ARG002
-        """Bytes of a stream that the peer allows now."""
+        """Bytes."""
         return MAX_PAYLOAD
 
     def sent(self, size: int) -> None: ...
 
     def count(self, stream: FramedStream, size: int) -> bool:  # noqa: ARG002
-        """Count received bytes of a stream. True if a limit is to be raised. Raises WireError beyond the limit."""
+        """Of received bytes. True if a limit is to be raised. Raises WireError beyond the limit."""
         return False
 
     def released(self, *, unidirectional: bool) -> bool:  # noqa: ARG002
@@ -62,16 +62,16 @@ class FlowControl:
         return False
 
     def index_limit(self, over: int, *, unidirectional: bool) -> int:  # noqa: ARG002
-        """How many streams the peer may have opened so far, of which `over` are over."""
+        """Streams that the peer may have opened so far, of which `over` are over."""
         return self.max_streams + over
 
     def next_frame(self, room: int) -> bytes | None:  # noqa: ARG002
-        """A frame of at most `room` bytes that precedes stream data."""
+        """Of at most `room` bytes, before stream data."""
         return None
 
 
 class FramedStreams:
-    """The streams of one session, of either side."""
+    """Of one session, of either side."""
 
     def __init__(
         self, framing: StreamFraming, flow: FlowControl, emit: Callable[[Event], None], *, is_client: bool
@@ -98,6 +98,10 @@ class FramedStreams:
         self.queue.clear()
         self.table.clear()
         self.controls.clear()
+
+    def unlink(self) -> None:
+        """The socket is closed: break reference cycles."""
+        self.wake = _nothing
 
     # -- for the streams
 
@@ -159,7 +163,7 @@ class FramedStreams:
         if stream.shown or not stream.opened_by_peer:
             self._emit(StreamReset(stream, frame.code))
         elif not stream.closed:
-            stream.close()  # the owner never saw this stream, so end our half here
+            stream.close()  # the owner never saw this stream
             self.abort(stream, 0)
         self._forget(stream)
         return stream
@@ -176,7 +180,7 @@ class FramedStreams:
         self.abort(stream, frame.code)
 
     def _stream_of(self, stream_id: int, *, sending: bool = False) -> FramedStream | None:
-        """The stream of a frame; `None` if it is over. Raises WireError for an impossible one."""
+        """`None` if it is over. Raises WireError for an impossible one."""
         stream = self.table.get(stream_id)
         ours = stream_id & 1 == self._local_bit
         unidirectional = bool(stream_id & 2)

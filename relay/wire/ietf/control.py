@@ -1,8 +1,8 @@
-"""Control messages in bytes: `encode` writes a whole message, `MessageDecoder` reads a stream of them.
+"""Control messages: `encode` writes one, `MessageDecoder` reads a stream of them.
 
-A message is its type, its length in two bytes, and its body. `_layouts` has a row for each message that a draft has: the
-same type is another message in another draft. A row lists attributes and how each is written. Attributes of `FIXED` are
-those of the parameters: 14 has them as fields.
+A message is its type, its length in two bytes, and its body. `_layouts` has a row of attributes for each
+message of a draft: the same type is another message in another draft. Attributes of `FIXED` are those of the
+parameters: 14 has them as fields.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from relay.wire.text import text_of
 from relay.wire.varint import MAX_VARINT
 
 SETUP: Final = 0x2F00
-"""Type of SETUP, and of the stream that begins with it."""
+"""Of the message, and of the stream that begins with it."""
 
 _MAX_BODY: Final = 0xFFFF
 _DEFAULT_PRIORITY: Final = 128
 
 
 def encode(message: m.Message, profile: DraftProfile) -> bytes:
-    """Type, length and body. ValueError for what does not fit, or what the draft lacks."""
+    """ValueError for what does not fit, or what the draft lacks."""
     kind = type(message)
     layout = _layouts_by_class(profile).get((kind, _variant(message))) or _layouts_by_class(profile).get(
         (kind, None)
@@ -60,10 +60,10 @@ def encode(message: m.Message, profile: DraftProfile) -> bytes:
 
 
 class MessageDecoder(Incremental[m.Message]):
-    """A control stream, or a request stream in either direction; `Incremental` has `feed` and `end`.
+    """A control stream, or a request stream in either direction.
 
-    With `request_streams` control streams are unidirectional: `decoder.UniDecoder` reads them. Which message may come
-    when is the session's to check.
+    With `request_streams` control streams are unidirectional: `decoder.UniDecoder` reads them. Which message
+    may come when is the session's to check.
     """
 
     __slots__ = ("profile",)
@@ -89,7 +89,7 @@ class MessageDecoder(Incremental[m.Message]):
         try:
             message = _read(layout, reader)
             reader.done()
-        except Short as error:  # the message is complete: no more comes
+        except Short as error:  # the message is complete
             raise DecodeError(str(error)) from None
         return message
 
@@ -107,7 +107,7 @@ class _Field(NamedTuple):
 
 
 def _nothing(_: Writer, __: Any) -> None:
-    """A field that has no bytes."""
+    """No bytes."""
 
 
 def _read_largest(reader: Reader) -> Location | None:
@@ -227,7 +227,7 @@ _EXPIRES: Final = ("expires", _Field(Reader.varint, Writer.varint, 0))
 _LARGEST: Final = ("largest", _Field(_read_largest, _write_largest, optional=True))
 
 
-# --- SETUP and FETCH, whose fields depend on each other
+# --- SETUP and FETCH: fields depend on each other
 
 _TEXTS: Final = {0x01: "path", 0x05: "authority", 0x07: "implementation"}
 _NUMBERS: Final = {0x02: "max_request_id", 0x04: "max_token_cache", 0x40B5A: "solicit", 0x40B5C: "hidden"}
@@ -341,10 +341,10 @@ class _Layout(NamedTuple):
     kind: int
     of: type[m.Message]
     fields: tuple[tuple[str, _Field], ...]
-    """(names of attributes, field); without a name the value is the whole message."""
+    """By attribute; without a name the value is the whole message."""
 
     variant: Any = None
-    """What the type says of the message: the request that a reply is for, or that the server speaks."""
+    """What the type says: the request that a reply is for, or that the server speaks."""
 
 
 def _variant(message: m.Message) -> Any:
@@ -395,7 +395,7 @@ _UNUSED_ALIAS: Final = (_UNUSED, _Field(Reader.varint, Writer.varint, 0))
 
 @cache
 def _layouts(profile: DraftProfile) -> MappingProxyType[int, _Layout]:
-    """By type, the messages of a draft."""
+    """By type."""
     new, fixed = profile.request_streams, profile.fixed_fields
     reply = () if new else (_ID,)
     wish = (_PRIORITY, _ORDER, _FORWARD, _FILTER) if fixed else ()
@@ -477,7 +477,7 @@ def _replies(reply: tuple[tuple[str, _Field], ...], *, new: bool) -> list[_Layou
 
 
 def _layouts_14() -> list[_Layout]:
-    """What later drafts have no longer: replies of its own for each request."""
+    """With replies of its own for each request."""
     none = ("params", _Field(lambda _: NO_PARAMETERS, _nothing))
     status = (_UNUSED_ALIAS, _EXPIRES, _SET_ORDER, _LARGEST, _WITH)
     errors = {

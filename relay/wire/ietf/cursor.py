@@ -20,7 +20,7 @@ from relay.wire.text import text_of
 from relay.wire.varint import decode_varint, encode_varint
 
 MAX_BLOCK: Final = 0xFFFF
-"""Bytes of a value, and of the properties of an object: as much as a control message can have."""
+"""Bytes of a value, and of an object's properties: as much as a control message can have."""
 
 MAX_PAIRS: Final = 256
 """Of an object, a track or a set-up: read, a pair takes some 50 times the memory of its bytes."""
@@ -30,11 +30,11 @@ _MAX_FLAG: Final = 1
 
 
 class Short(DecodeError):  # noqa: N818 - as in `relay.wire.errors`
-    """The bytes end inside a field: malformed in a message, and more may come in a stream."""
+    """The bytes end inside a field: malformed in a message, but more may come in a stream."""
 
 
 class Reader:
-    """A position in bytes; every method raises Short where they end too early, DecodeError where they are malformed."""
+    """A position in bytes; methods raise Short where they end too early, DecodeError where they are malformed."""
 
     __slots__ = ("_data", "_decode", "_end", "offset", "profile")
 
@@ -46,7 +46,6 @@ class Reader:
         self._decode = decode_varint if profile.quic_varints else decode_vi64
 
     def __len__(self) -> int:
-        """Unread bytes."""
         return self._end - self.offset
 
     def varint(self) -> int:
@@ -90,7 +89,7 @@ class Reader:
         return self.take(size)
 
     def inner(self) -> Reader:
-        """A field with a length, to be read in turn; its end is for the caller to check (`done`)."""
+        """A field after its length; the caller checks its end (`done`)."""
         return Reader(self.sized(), self.profile)
 
     def done(self) -> None:
@@ -102,14 +101,13 @@ class Reader:
         return Location(self.varint(), self.varint())
 
     def bounded(self, limit: int) -> int:
-        """A count."""
         count = self.varint()
         if count > limit:
             raise DecodeError(f"a count of {count}, at most {limit} are allowed")
         return count
 
     def namespace(self) -> TrackNamespace:
-        """A prefix or suffix, or any namespace."""
+        """Or a prefix or suffix."""
         count = self.bounded(MAX_NAMESPACE_FIELDS)
         fields = tuple([self.sized(MAX_NAME) for _ in range(count)])
         fault = name_fault(fields, b"", self.profile)
@@ -118,14 +116,13 @@ class Reader:
         return fields
 
     def whole_namespace(self) -> TrackNamespace:
-        """That of a track: on some drafts it has fields."""
+        """Of a track: on some drafts it has fields."""
         fields = self.namespace()
         if not fields and not self.profile.empty_namespaces:
             raise DecodeError("a namespace without fields")
         return fields
 
     def name(self) -> tuple[TrackNamespace, bytes]:
-        """Namespace and name of a track."""
         namespace, track = self.whole_namespace(), self.sized(MAX_NAME)
         fault = name_fault(namespace, track, self.profile)
         if fault:
@@ -133,7 +130,7 @@ class Reader:
         return namespace, track
 
     def reason(self) -> str:
-        """A text for the log: what is not UTF-8 is replaced."""
+        """For the log: what is not UTF-8 is replaced."""
         return cut(self.sized(MAX_REASON).decode("utf-8", "replace"))
 
     def uri(self) -> str:
@@ -151,7 +148,7 @@ class Reader:
         return tuple(found)
 
     def type_after(self, before: int) -> int:
-        """The type of a parameter or pair."""
+        """Of a parameter or pair."""
         kind = self.varint() + (before if self.profile.delta_types else 0)
         if kind > self.profile.max_varint:
             raise DecodeError("a type is too large")
@@ -167,7 +164,7 @@ class Reader:
 
 
 class Writer:
-    """Bytes to be; every method raises ValueError for values that do not fit."""
+    """Bytes to be; methods raise ValueError for values that do not fit."""
 
     __slots__ = ("_encode", "_out", "profile")
 
@@ -259,7 +256,7 @@ class Writer:
 
 
 def as_flag(value: int) -> bool:
-    """DecodeError if it is neither 0 nor 1."""
+    """DecodeError for other than 0 and 1."""
     if value > _MAX_FLAG:
         raise DecodeError(f"a flag is 0 or 1, not {value}")
     return value == _MAX_FLAG
@@ -271,7 +268,7 @@ def cut(reason: str) -> str:
 
 
 def name_fault(namespace: TrackNamespace, track: bytes, profile: DraftProfile) -> str:
-    """What is wrong with a name; empty if nothing is."""
+    """Empty if nothing is wrong."""
     if b"" in namespace and not profile.empty_fields:
         return "an empty field in a namespace"
     size = sum(map(len, namespace)) + len(track)

@@ -10,7 +10,7 @@ from relay.wire.ietf.values import Properties
 
 
 class ObjectStatus(IntEnum):
-    """What an object without payload means."""
+    """Of an object without payload."""
 
     NORMAL = 0
     DOES_NOT_EXIST = 1  # 14 alone
@@ -27,17 +27,16 @@ class SubgroupHeader:
     subgroup: int | None = 0
     """None: the id of the stream's first object."""
     priority: int | None = None
-    """The publisher's, 0 to 255, lower is more urgent. None: that of the track (16 and later)."""
+    """0 to 255, lower is more urgent. None: that of the track (16 and later)."""
     end_of_group: bool = False
-    """The last object before the end of the stream is the last of the group; nothing is known after a reset."""
+    """The stream's last object is the group's last; unknown after a reset."""
     first_object: bool = False
-    """The stream starts with the first object of the subgroup; False also where the draft does not tell."""
+    """The stream starts with the subgroup's first object; False also where the draft does not tell."""
     has_properties: bool = False
-    """Objects may have properties."""
 
 
 class ObjectHeader(NamedTuple):
-    """An object of a subgroup stream; `size` bytes of payload follow."""
+    """`size` bytes of payload follow."""
 
     id: int
     size: int
@@ -46,13 +45,13 @@ class ObjectHeader(NamedTuple):
 
 
 class FetchHeader(NamedTuple):
-    """Start of a fetch stream. For fills, `request_id` is the subscription's."""
+    """For fills, `request_id` is the subscription's."""
 
     request_id: int
 
 
 class FetchObject(NamedTuple):
-    """An object of a fetch stream; `size` bytes of payload follow."""
+    """`size` bytes of payload follow."""
 
     group: int
     subgroup: int
@@ -63,7 +62,7 @@ class FetchObject(NamedTuple):
     status: ObjectStatus = ObjectStatus.NORMAL
     """14 alone has others."""
     datagram: bool = False
-    """The object was published in a datagram, without a subgroup (0)."""
+    """Published in a datagram, without a subgroup (0)."""
 
 
 class GapKind(IntEnum):
@@ -75,7 +74,7 @@ class GapKind(IntEnum):
 
 
 class FetchGap(NamedTuple):
-    """Objects from the one before on, up to this one, are left out (16 and later)."""
+    """Objects from the one before up to this one are left out (16 and later)."""
 
     group: int
     object: int
@@ -91,9 +90,7 @@ class ObjectDatagram:
     object: int
     payload: bytes = b""
     priority: int | None = None
-    """As in SubgroupHeader."""
     properties: Properties = ()
     status: ObjectStatus | None = None
     """Instead of a payload."""
     end_of_group: bool = False
-    """The object is the last of its group."""

@@ -1,4 +1,4 @@
-"""Reads unidirectional streams, slice by slice: the hot path, which copies no payload and waits for no whole object."""
+"""Reads unidirectional streams: the hot path, which copies no payload and waits for no whole object."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from relay.wire.ietf.values import Properties
 from relay.wire.incremental import MAX_MESSAGE
 
 UniItem: TypeAlias = Message | SubgroupHeader | ObjectHeader | FetchHeader | FetchObject | FetchGap | bytes
-"""Payload comes as `bytes`, in the chunks in which it arrives, after its object's header."""
+"""Payload comes as `bytes`, in the chunks in which it arrives."""
 
 _LONGEST_OPENING: Final = 64
 """Bytes; a type, three numbers and a priority have 37."""
 
 _STEP: Final = 64
-"""Bytes added at a time to a header that was cut, so that little payload is copied with it."""
+"""Bytes added at a time to a cut header, so that little payload is copied."""
 
 _GAPS: Final = frozenset(int(kind) for kind in GapKind)
 _MAX_FLAGS: Final = 0x7F
 
 
 class UniDecoder:
-    """A unidirectional stream of the peer, of any type.
+    """A unidirectional stream of the peer.
 
-    The first item tells: Setup (then control messages follow), SubgroupHeader, FetchHeader; padding gives no items.
-    Large payloads are not copied, and are not waited for. After an error every call raises that error again.
-    UnknownStreamType: this draft has no such stream. FrameTooLarge: an object above `max_object` bytes.
+    The first item tells its type: Setup (then control messages follow), SubgroupHeader, FetchHeader; padding
+    gives no items. After an error every call raises it again. UnknownStreamType: this draft has no such stream.
+    FrameTooLarge: an object above `max_object` bytes.
     """
 
     __slots__ = (
@@ -75,16 +75,14 @@ class UniDecoder:
 
     @property
     def in_object(self) -> bool:
-        """True inside an object or its header."""
         return isinstance(self._body, _ObjectDecoder) and self._body.in_object
 
     @property
     def buffered(self) -> int:
-        """Bytes of an incomplete message or header."""
         return len(self._pending) if self._body is None else self._body.buffered
 
     def feed(self, data: bytes) -> Sequence[UniItem]:
-        """The items that the slice completes. Raises WireError."""
+        """Raises WireError."""
         if self._body is not None:
             return self._body.feed(data)
         if self._error is not None:
@@ -105,13 +103,13 @@ class UniDecoder:
         known, self._pending = len(self._pending), b""
         self._body = body
         if isinstance(body, MessageDecoder):
-            return body.feed(source + data[_LONGEST_OPENING:])  # the stream's type is its first message's
+            return body.feed(source + data[_LONGEST_OPENING:])  # its type is the first message's
         if body is None or header is None:
             return []
         return [header, *body.feed(data, reader.offset - known)]
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated inside a message or an object."""
+        """Raises Truncated inside a message or an object."""
         if self._body is not None:
             self._body.end()
             return
@@ -123,7 +121,7 @@ class UniDecoder:
     def _open(
         self, reader: Reader
     ) -> tuple[MessageDecoder | _ObjectDecoder | None, SubgroupHeader | FetchHeader | None]:
-        """Read type and header. Returns the decoder of the rest, too."""
+        """With the decoder of the rest."""
         profile = self._profile
         kind = reader.varint()
         if kind == SETUP and profile.request_streams:
@@ -156,14 +154,14 @@ def _read_subgroup(reader: Reader, kind: int) -> SubgroupHeader:
 
 
 class _ObjectDecoder:
-    """The objects of a stream: the header of each, then its payload."""
+    """The objects of a stream."""
 
     __slots__ = ("_error", "_left", "_max_object", "_pending", "_profile")
 
     def __init__(self, profile: DraftProfile, max_object: int) -> None:
         self._profile = profile
         self._max_object = max_object
-        self._left = 0  # bytes of payload to come
+        self._left = 0  # bytes of payload
         self._pending = bytearray()  # an incomplete header
         self._error: WireError | None = None
 
@@ -208,7 +206,7 @@ class _ObjectDecoder:
             raise afresh(self._error)
 
     def _header(self, data: bytes, offset: int, items: list[UniItem]) -> int:
-        """Read a header; returns the offset behind it, or the end of `data` if it is incomplete."""
+        """Returns the offset behind the header, or the end of `data` if it is incomplete."""
         pending = self._pending
         if not pending:
             reader = Reader(data, self._profile, offset)
@@ -232,7 +230,7 @@ class _ObjectDecoder:
         return len(data)
 
     def _read(self, reader: Reader) -> ObjectHeader | FetchObject | FetchGap:
-        """Read one header. Nothing is kept before it is complete."""
+        """Keeps nothing before the header is complete."""
         raise NotImplementedError
 
     def _size(self, reader: Reader, properties: Properties, *, has_status: bool) -> tuple[int, ObjectStatus]:

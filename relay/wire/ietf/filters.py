@@ -1,4 +1,4 @@
-"""Filters in bytes: the forms of the drafts, and one meaning (`values.Filter`)."""
+"""Filters in the forms of the drafts, and one meaning (`values.Filter`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RANGE: Final = 4
 
 _TYPED_NEXT_OBJECT: Final = 5
 _FIELDS: Final = 4
-"""Most numbers of the newer forms; TYPED has their count as its type."""
+"""Numbers of the newer forms at most; TYPED has their count as its type."""
 
 
 def read_filter(reader: Reader) -> Filter:  # noqa: C901 - one branch for each form and tag
-    """A filter, without the length some forms have: then `reader` ends with it."""
+    """Without the length some forms have: then `reader` ends with it."""
     form = reader.profile.filter_form
     if form is FilterForm.TYPED:
         kind = reader.varint()
@@ -53,7 +53,7 @@ def read_filter(reader: Reader) -> Filter:  # noqa: C901 - one branch for each f
 
 
 def write_filter(writer: Writer, wanted: Filter) -> None:
-    """As `read_filter`; ValueError where the form cannot say it."""
+    """ValueError where the form cannot say it."""
     form = writer.profile.filter_form
     if form is FilterForm.FIELDS or form is FilterForm.TYPED:
         fields = _fields(wanted, form)
@@ -107,7 +107,7 @@ def _fields(wanted: Filter, form: FilterForm) -> tuple[int, ...] | None:
         case NextObject():
             return None
         case AbsoluteRange(start, None, None):
-            # From {0, 0} is everything, and FIELDS has no other way to say that.
+            # From {0, 0} is everything: FIELDS has no other way to say that.
             return () if start == (0, 0) and form is FilterForm.FIELDS else (*start,)
         case AbsoluteRange(start, int(end), None):
             return (*start, end - start.group)

@@ -1,8 +1,9 @@
 """Control messages: one frozen class for each meaning, the same for all drafts.
 
-`request_id` of a request is the sender's next one. Replies and the like have it last: drafts with `request_streams` do
-not write it and it reads as None, since the stream tells; the others need it. `to` says what a reply answers: needed to
-write it on 14, and to answer PUBLISH on 16; reading it gives None where bytes do not tell. Missing needs are ValueErrors.
+`request_id` of a request is the sender's next one. Replies and the like have it last: drafts with
+`request_streams` do not write it and it reads as None, since the stream tells. `to` says what a reply answers:
+needed to write it on 14, and to answer PUBLISH on 16; reading it gives None where bytes do not tell. Missing
+needs are ValueErrors.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Setup:
     authority: str | None = None
     implementation: str | None = None
     max_request_id: int | None = None
-    """The first request id the peer may not use; absent is 0. `request_streams`: not used."""
+    """The first id the peer may not use; absent is 0. Not with `request_streams`."""
     tokens: tuple[Token, ...] = ()
     max_token_cache: int | None = None  # bytes
     solicit: int | None = None
@@ -36,9 +37,9 @@ class Setup:
     other: Properties = ()
     """Unknown options, ascending."""
     versions: tuple[int, ...] = ()
-    """Where `versions_in_setup`: offered by the client, or the one chosen by the server."""
+    """Where `versions_in_setup`: the client's offer, or the server's choice."""
     from_server: bool = False
-    """Tells SERVER_SETUP from CLIENT_SETUP; with `request_streams` there is one message, read as False."""
+    """With `request_streams` there is one SETUP, read as False."""
 
 
 # --- requests
@@ -56,7 +57,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class TrackStatus:
-    """Asks for the state of a track: answered as a Subscribe would be, by RequestOk."""
+    """Answered as a Subscribe would be, by RequestOk."""
 
     request_id: int
     namespace: TrackNamespace
@@ -66,7 +67,7 @@ class TrackStatus:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """The publisher offers a track. `alias` names it on data streams in this direction."""
+    """A publisher's offer. `alias` names the track on data streams in this direction."""
 
     request_id: int
     namespace: TrackNamespace
@@ -111,7 +112,7 @@ class PublishNamespace:
 
 
 class Interest(IntEnum):
-    """What SUBSCRIBE_NAMESPACE is for, where `subscribe_options`; else namespaces (14: both)."""
+    """Of SUBSCRIBE_NAMESPACE, where `subscribe_options`; else namespaces (14: both)."""
 
     TRACKS = 0
     NAMESPACES = 1
@@ -120,7 +121,7 @@ class Interest(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscribeNamespace:
-    """Asks for the namespaces below a prefix."""
+    """Below a prefix."""
 
     request_id: int
     prefix: TrackNamespace
@@ -130,7 +131,7 @@ class SubscribeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeTracks:
-    """Asks for the tracks below a prefix: each comes as a Publish."""
+    """Below a prefix: each comes as a Publish."""
 
     request_id: int
     prefix: TrackNamespace
@@ -139,7 +140,7 @@ class SubscribeTracks:
 
 @dataclass(frozen=True, slots=True)
 class RequestUpdate:
-    """Changes of a request, on its stream; where there is none, `existing_id` names it. 14: subscriptions alone."""
+    """On the request's stream; where there is none, `existing_id` names it. 14: subscriptions alone."""
 
     request_id: int
     params: Parameters = NO_PARAMETERS
@@ -151,7 +152,7 @@ class RequestUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOk:
-    """Accepts a Subscribe. `alias` names the track on data streams."""
+    """`alias` names the track on data streams."""
 
     alias: int
     params: Parameters = NO_PARAMETERS
@@ -161,7 +162,7 @@ class SubscribeOk:
 
 @dataclass(frozen=True, slots=True)
 class FetchOk:
-    """The fetched range ends with this object, inclusive; `end_object` None: with the whole group."""
+    """The range ends with this object, inclusive; `end_object` None: with the whole group."""
 
     end_group: int
     end_object: int | None
@@ -194,7 +195,8 @@ class Redirect:
 class RequestError:
     """`code` is a number of the draft: see `codes`. Reasons are cut to 1024 bytes.
 
-    `retry_after` is in ms, None is never (14 does not write it). `redirect` goes with its code alone (18 and later).
+    `retry_after` is in ms, None is never (14 does not write it). `redirect` goes with its code alone (18 and
+    later).
     """
 
     code: int
@@ -210,7 +212,7 @@ class RequestError:
 
 @dataclass(frozen=True, slots=True)
 class PublishDone:
-    """No more streams will be opened for a subscription. `streams` counts those opened; None is unknown."""
+    """No more streams for a subscription. `streams` counts those opened; None is unknown."""
 
     status: int
     streams: int | None = None
@@ -220,7 +222,7 @@ class PublishDone:
 
 @dataclass(frozen=True, slots=True)
 class PublishStateNotify:
-    """The state of a publication has changed; `has_fill` only."""
+    """`has_fill` only."""
 
     params: Parameters = NO_PARAMETERS
 
@@ -236,14 +238,14 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDone:
-    """A namespace below the prefix is gone."""
+    """It is gone."""
 
     suffix: TrackNamespace
 
 
 @dataclass(frozen=True, slots=True)
 class PublishBlocked:
-    """A track below the prefix is not published (PUBLISH_BLOCKED, later PUBLISH_SKIPPED)."""
+    """A track below the prefix is not published (later PUBLISH_SKIPPED)."""
 
     suffix: TrackNamespace
     track: bytes
@@ -276,7 +278,7 @@ class PublishNamespaceDone:
 
 @dataclass(frozen=True, slots=True)
 class PublishNamespaceCancel:
-    """The receiver of PublishNamespace no longer wants it. 14 names the namespace, 16 the request."""
+    """Of the receiver. 14 names the namespace, 16 the request."""
 
     code: int
     reason: str = ""
@@ -293,14 +295,14 @@ class UnsubscribeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class MaxRequestId:
-    """The first request id that the peer may not use."""
+    """The first id that the peer may not use."""
 
     request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class RequestsBlocked:
-    """The sender has used all ids below `maximum`."""
+    """All ids below `maximum` are used."""
 
     maximum: int
 

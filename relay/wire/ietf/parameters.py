@@ -17,32 +17,32 @@ from relay.wire.ietf.values import Filter, GroupOrder, Location, Token, TokenKin
 class Parameters:
     """Of one message; None is absent. Where a draft has fixed fields instead (14), these hold them.
 
-    The codec does not check in which message a parameter may be: the draft of the peer says that. On 14 absent fields
-    are written as: priority 128, order of the publisher, forward, next object.
+    The codec does not check in which message a parameter may be: the draft of the peer says that. On 14 absent
+    fields are written as: priority 128, order of the publisher, forward, next object.
     """
 
     delivery_timeout: int | None = None  # ms
     tokens: tuple[Token, ...] = ()
     max_cache_duration: int | None = None  # ms; 14 only
     rendezvous_timeout: int | None = None  # ms
-    """How long a subscriber waits for a publisher."""
+    """For a publisher."""
     subgroup_delivery_timeout: int | None = None  # ms
     expires: int | None = None  # ms; 0 is never
     largest: Location | None = None
     """The newest object; absent if there is none yet."""
     fill_timeout: int | None = None  # ms
     forward: bool | None = None
-    """Objects are sent; absent is true in a request, unchanged in an update."""
+    """Absent is true in a request, unchanged in an update."""
     priority: int | None = None
-    """The subscriber's, 0 to 255; lower is more urgent. Absent is 128 in a request."""
+    """0 to 255; lower is more urgent. Absent is 128 in a request."""
     filter: Filter | None = None
     order: GroupOrder | None = None
     fill: Parameters | None = None
-    """Objects before the subscription's start are asked for: its `filter` says which."""
+    """For objects before the subscription's start: its `filter` says which."""
     range_filters: tuple[tuple[int, bytes], ...] = ()
-    """Range filters as (type, value), to be refused."""
+    """(type, value), to be refused."""
     new_group: int | None = None
-    """The publisher is asked to start a group, greater than this one if it is not 0."""
+    """Start a group, greater than this one if it is not 0."""
     prefix: TrackNamespace | None = None
     """Replaces that of a namespace request."""
     include_properties: bool | None = None
@@ -59,10 +59,8 @@ MAX_PARAMETERS: Final = 64
 
 
 class _Value(NamedTuple):
-    """How a value is written."""
-
     read: Callable[[Reader], Any]
-    """Bytes after a length are read to their end."""
+    """To the end."""
     write: Callable[[Writer, Any], None]
     bare: bool = False
     """Without a length where `typed_parameters`; else even types are numbers, and odd ones have a length."""
@@ -172,7 +170,7 @@ def _has_length(number: int, kind: _Value, profile: DraftProfile) -> bool:
 
 
 def read_parameters(reader: Reader, *, nested: bool = False) -> Parameters:
-    """A count and that many parameters. An unknown one is an error, or ignored where `fixed_fields`."""
+    """After their count. An unknown one is an error, or ignored where `fixed_fields`."""
     values: dict[str, Any] = {}
     number = 0
     for _ in range(reader.bounded(MAX_PARAMETERS)):
@@ -202,7 +200,7 @@ def read_parameters(reader: Reader, *, nested: bool = False) -> Parameters:
 
 
 def write_parameters(writer: Writer, params: Parameters) -> None:
-    """Count and parameters; ValueError for those that the draft lacks."""
+    """With their count; ValueError for those that the draft lacks."""
     profile = writer.profile
     missing = sorted(name for name in profile.lacks if getattr(params, name) not in (None, ()))
     if missing:

@@ -1,4 +1,4 @@
-"""What each draft does: the only place that names drafts. All other files ask a switch of the `DraftProfile`."""
+"""What each draft does: the only place that names drafts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from relay.wire.varint import MAX_VARINT
 
 
 class FilterForm(Enum):
-    """How a filter is written (section "Filters"): the meaning is the same in all."""
+    """Section "Filters": the meaning is the same in all."""
 
     INLINE = "tag and absolute end among the fields of the message"
     TAG = "tag and absolute end, after a length"
@@ -36,7 +36,7 @@ class FilterForm(Enum):
 
 
 class FetchForm(Enum):
-    """How the objects of a fetch are written."""
+    """Of objects."""
 
     FULL = "all fields in each object"
     FLAGS = "flags tell what is left out; numbers are absolute"
@@ -45,16 +45,16 @@ class FetchForm(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftProfile:
-    """The switches of one draft; each draft has one object."""
+    """The switches of one draft."""
 
     name: str
     """In ALPN and in WebTransport's subprotocols."""
 
     setup_code: int
-    """In SETUP, where `versions_in_setup`."""
+    """Where `versions_in_setup`."""
 
     quic_varints: bool = False
-    """Integers are those of RFC 9000, else the number of leading 1 bits tells the length."""
+    """As in RFC 9000; else the number of leading 1 bits tells the length."""
 
     max_varint: int = MAX_VI64
 
@@ -62,15 +62,18 @@ class DraftProfile:
     """CLIENT_SETUP offers versions, SERVER_SETUP chooses one."""
 
     request_streams: bool = True
-    """Each request has a bidirectional stream, and each side a control stream of its own (unidirectional). Else all
-    requests share one bidirectional control stream, replies carry the request id, cancels are messages, and requests
-    are limited by MAX_REQUEST_ID."""
+    """Each request has a bidirectional stream, and each side a unidirectional control stream. Else all requests
+    share one bidirectional control stream, replies carry the request id, cancels are messages, and requests are
+    limited by MAX_REQUEST_ID.
+    """
 
     namespace_streams: bool = True
     """SUBSCRIBE_NAMESPACE has a bidirectional stream, and is answered by NAMESPACE; else by PUBLISH_NAMESPACE."""
 
     fixed_fields: bool = False
-    """Priority, order, forward, filter and largest are fields of the messages, and unknown parameters are ignored."""
+    """Priority, order, forward, filter and largest are fields of the messages, and unknown parameters are
+    ignored.
+    """
 
     typed_parameters: bool = True
     """The parameter tells how its value is written; else the parity of its number."""
@@ -79,13 +82,13 @@ class DraftProfile:
     """Types of parameters and pairs are relative to the one before."""
 
     track_properties: bool = True
-    """SUBSCRIBE_OK, PUBLISH and FETCH_OK carry properties of the track."""
+    """In SUBSCRIBE_OK, PUBLISH and FETCH_OK."""
 
     empty_fields: bool = False
-    """A field of a namespace may be empty."""
+    """Of a namespace."""
 
     empty_namespaces: bool = True
-    """The namespace of a track may have no fields."""
+    """Of a track."""
 
     rendezvous: bool = True
     """Parameter 0x04 is RENDEZVOUS_TIMEOUT, else MAX_CACHE_DURATION."""
@@ -95,8 +98,10 @@ class DraftProfile:
     fetch_form: FetchForm = FetchForm.DELTA
 
     has_fill: bool = True
-    """A fetch has its range in a filter, ends are inclusive, FILL_PARAMETERS replace the joining fetch, and filters may
-    be relative to the current group. Else fetches have a range with an exclusive end, or join a subscription."""
+    """A fetch has its range in a filter, ends are inclusive, FILL_PARAMETERS replace the joining fetch, and
+    filters may be relative to the current group. Else fetches have a range with an exclusive end, or join a
+    subscription.
+    """
 
     publish_ok_parameters: bool = False
     """The OK of a PUBLISH says priority, order, forward and filter; else an update does."""
@@ -105,10 +110,10 @@ class DraftProfile:
     """TRACK_NAMESPACE_PREFIX has no length of its own."""
 
     optional_priority: bool = True
-    """Objects may be sent without a priority: that of the track holds."""
+    """Of objects: that of the track holds."""
 
     marks_first_object: bool = True
-    """Subgroup streams tell if they start with the first object; padding streams and datagrams exist."""
+    """In subgroup streams; padding streams and datagrams exist."""
 
     goaway_timeout: bool = True
 
@@ -116,7 +121,7 @@ class DraftProfile:
     """GOAWAY may name a request."""
 
     fin_cancels: bool = False
-    """A requester that finishes its stream cancels the request."""
+    """The requester's FIN cancels the request."""
 
     subscribe_options: bool = False
     """SUBSCRIBE_NAMESPACE says if it is for namespaces, tracks or both."""
@@ -125,7 +130,7 @@ class DraftProfile:
     """SUBSCRIBE_TRACKS exists."""
 
     lacks: frozenset[str] = frozenset(("max_cache_duration",))
-    """Attributes of Parameters that cannot be written: a peer closes the session over an unknown one."""
+    """Parameters that cannot be written: a peer closes the session over an unknown one."""
 
     refusals: Mapping[Refusal, int] = REFUSALS_20
 
@@ -198,14 +203,14 @@ DRAFT_14: Final = replace(
 )
 
 DRAFTS: Final = (DRAFT_22, DRAFT_21, DRAFT_20, DRAFT_19, DRAFT_18, DRAFT_16, DRAFT_14)
-"""All, the preferred one first."""
+"""The preferred one first."""
 
 BY_NAME: Final[Mapping[str, DraftProfile]] = MappingProxyType({draft.name: draft for draft in DRAFTS})
 
 BY_SETUP_CODE: Final[Mapping[int, DraftProfile]] = MappingProxyType(
     {draft.setup_code: draft for draft in DRAFTS if draft.versions_in_setup}
 )
-"""Those that CLIENT_SETUP may choose."""
+"""For CLIENT_SETUP."""
 
 _BY_KIND: Final = {
     RequestKind.PUBLISH: Refusal.UNINTERESTED,
@@ -215,7 +220,7 @@ _BY_KIND: Final = {
 
 
 def refusal_code(refusal: Refusal, profile: DraftProfile) -> int:
-    """The code of REQUEST_ERROR; that of an internal error where the draft lacks it."""
+    """Of REQUEST_ERROR; that of an internal error where the draft lacks it."""
     return profile.refusals.get(refusal, profile.refusals[Refusal.INTERNAL])
 
 
@@ -228,7 +233,7 @@ def refusal_of(code: int, profile: DraftProfile, to: RequestKind | None = None) 
 
 
 def done_code(status: DoneStatus, profile: DraftProfile) -> int:
-    """The code of PUBLISH_DONE; that of an internal error where the draft lacks it."""
+    """Of PUBLISH_DONE; that of an internal error where the draft lacks it."""
     return profile.done_codes.get(status, profile.done_codes[DoneStatus.INTERNAL])
 
 
@@ -240,7 +245,7 @@ def done_of(code: int, profile: DraftProfile) -> DoneStatus:
 
 
 def reset_code(code: ResetCode, profile: DraftProfile) -> int:
-    """For a reset or stop toward a peer of this draft."""
+    """Toward a peer of this draft."""
     if profile.request_streams or code <= ResetCode.SESSION_CLOSED:
         return int(code)
     return int(ResetCode.DELIVERY_TIMEOUT if code is ResetCode.TOO_FAR_BEHIND else ResetCode.INTERNAL)

@@ -23,7 +23,7 @@ PADDING_STREAM: Final = 0x132B3E28
 PADDING_DATAGRAM: Final = 0x132B3E29
 
 SUBGROUP: Final = 0x10
-"""Type of a subgroup stream, with these bits."""
+"""With these bits."""
 HAS_PROPERTIES: Final = 0x01
 FIRST_ID: Final = 0x02  # subgroup is the first object's id
 HAS_SUBGROUP: Final = 0x04
@@ -53,7 +53,7 @@ _DEFAULT_PRIORITY: Final = 128
 
 
 def subgroup_header(header: SubgroupHeader, profile: DraftProfile) -> bytes:
-    """Type and header of a subgroup stream."""
+    """With the stream's type."""
     kind = SUBGROUP
     kind |= HAS_PROPERTIES if header.has_properties else 0
     kind |= END_OF_GROUP if header.end_of_group else 0
@@ -75,7 +75,7 @@ def subgroup_header(header: SubgroupHeader, profile: DraftProfile) -> bytes:
 def object_header(
     header: ObjectHeader, before: int | None, profile: DraftProfile, *, has_properties: bool
 ) -> bytes:
-    """The header of an object in a subgroup stream whose header says `has_properties`.
+    """Of an object in a subgroup stream whose header says `has_properties`.
 
     `before` is the id of the stream's object before it, None for the first.
     """
@@ -92,7 +92,7 @@ def object_header(
 
 
 def fetch_header(request_id: int, profile: DraftProfile) -> bytes:
-    """Type and header of a fetch stream."""
+    """With the stream's type."""
     writer = Writer(profile)
     writer.varint(FETCH)
     writer.varint(request_id)
@@ -100,7 +100,7 @@ def fetch_header(request_id: int, profile: DraftProfile) -> bytes:
 
 
 class FetchEncoder:
-    """Writes the objects of one fetch stream; each refers to the one before."""
+    """Writes one fetch stream; each object refers to the one before."""
 
     __slots__ = ("_before", "_descending", "_object", "_profile")
 
@@ -112,7 +112,7 @@ class FetchEncoder:
         self._object: FetchObject | None = None  # the last one that was not a gap
 
     def header(self, item: FetchObject | FetchGap) -> bytes:
-        """The header of an object, or a gap. ValueError for what does not follow the one before."""
+        """ValueError for what does not follow the one before."""
         writer = Writer(self._profile)
         if self._profile.fetch_form is FetchForm.FULL:
             if isinstance(item, FetchGap):

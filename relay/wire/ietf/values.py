@@ -1,4 +1,4 @@
-"""Values within messages, the same for all drafts: locations, names, tokens, filters, properties."""
+"""Values within messages, the same for all drafts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
 TrackNamespace: TypeAlias = tuple[bytes, ...]
-"""The fields of a namespace, or of its prefix or suffix: bytes, not text."""
+"""Fields of a namespace, prefix or suffix: bytes, not text."""
 
 Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
-"""Properties of a track or an object, in their order, unknown ones too: an even type has an int, an odd one bytes.
-Independent of drafts, so that a relay passes them on from any to any."""
+"""In their order, unknown ones too: an even type has an int, an odd one bytes. Independent of drafts, so that a
+relay passes them on from any to any.
+"""
 
 MAX_NAMESPACE_FIELDS: Final = 32
 MAX_NAME: Final = 4096
-"""Bytes of a namespace and a track name together."""
+"""Of a namespace and a track name together."""
 
 MAX_REASON: Final = 1024
 MAX_URI: Final = 8192
 
 
 class PropertyType:
-    """Known types of properties."""
+    """Known ones."""
 
     DELIVERY_TIMEOUT: Final = 0x02
     MAX_CACHE_DURATION: Final = 0x04
@@ -38,7 +39,7 @@ class PropertyType:
 
 
 class GroupOrder(IntEnum):
-    """Which group comes first; absent: the publisher's choice."""
+    """Absent: the publisher's choice."""
 
     ASCENDING = 1
     DESCENDING = 2
@@ -52,7 +53,7 @@ class Location(NamedTuple):
 
 
 class TokenKind(IntEnum):
-    """Alias type of a token."""
+    """Alias type."""
 
     DELETE = 0
     REGISTER = 1
@@ -62,7 +63,7 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An authorization token. `alias` is 0 for USE_VALUE; `type` and `value` are empty for DELETE and USE_ALIAS."""
+    """For authorization. `alias` is 0 for USE_VALUE; `type` and `value` are empty for DELETE and USE_ALIAS."""
 
     value: bytes = b""
     type: int = 0
@@ -72,7 +73,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Unfiltered:
-    """Everything: in an update, it removes a former filter."""
+    """Everything: an update removes a former filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,12 @@ class RelativeGroup:
 
 @dataclass(frozen=True, slots=True)
 class NextObject:
-    """From the object after the largest one."""
+    """After the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbsoluteRange:
-    """From `start` to the end, inclusive. `end_group` None: without end; `end_object` None: the whole end group.
+    """To the end, inclusive. `end_group` None: without end; `end_object` None: the whole end group.
 
     An end within a group needs `has_fill`, except in a fetch.
     """

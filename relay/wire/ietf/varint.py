@@ -1,6 +1,6 @@
-"""Integers of drafts 17 and later: the count of leading 1 bits of the first byte is the count of bytes that follow.
+"""Integers of drafts 17 and later: the leading 1 bits of the first byte count the bytes that follow.
 
-As those of RFC 9000 (`relay.wire.varint`): a short buffer is no fault, and longer encodings than needed are accepted.
+As in RFC 9000 (`relay.wire.varint`) a short buffer is no fault, and longer encodings than needed are accepted.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Final
 
 MAX_VI64: Final = 2**64 - 1
 
-BELOW_ONE_BYTE: Final = 1 << 7  # such numbers are their own single byte
+BELOW_ONE_BYTE: Final = 1 << 7  # their own single byte
 
-_FULL: Final = 8  # bytes after the first of the longest encoding, whose first byte has no bits of the number
+_FULL: Final = 8  # bytes after the first of the longest encoding, which has no bits of the number
 
 
 def encode_vi64(value: int) -> bytes:
