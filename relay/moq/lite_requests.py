@@ -39,6 +39,7 @@ from relay.wire.frame import Datagram, FrameHeader, GroupHeader, Request, open_r
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import MAX_VARINT
+from relay.wire.version import Version
 
 _Parts = list[FrameHeader | bytes]
 
@@ -361,7 +362,7 @@ class Requests(AnswerOwner):
         if rejected := self._rejected(broadcast):
             return rejected
         request = self._core.new_request()
-        start = Start(params) if self._is_late(params) and params.start_group is None else None
+        start = Start(params) if _is_late(params, self._core.version) and params.start_group is None else None
         self._open(request, broadcast, track, params, start)
         return request
 
@@ -379,14 +380,14 @@ class Requests(AnswerOwner):
         named = first.message
         self._open(first.request, named.broadcast, named.track, start.params, start).started = True
         last = start.params._replace(end_group=_fitting(max({group, *start.begun})))
-        first.stream.write((self._update(last, start).encode(self._core.version),))
+        first.stream.write((_update(last, start, self._core.version).encode(self._core.version),))
         self.look_whether_over(first)
 
     def _open(
         self, request: int, broadcast: str, track: str, params: SubscribeParams, start: Start | None
     ) -> Subscription:
         core = self._core
-        wanted = self._update(params, start)
+        wanted = _update(params, start, core.version)
         message = Subscribe(
             self._next_id,
             broadcast,
@@ -420,9 +421,9 @@ class Requests(AnswerOwner):
         start = subscription.start
         if start is not None:
             start.params = params
-        elif self._is_late(params):
+        elif _is_late(params, self._core.version):
             start = subscription.start = Start(params, subscription.newest)
-        update = self._update(params, start).encode(core.version)
+        update = _update(params, start, core.version).encode(core.version)
         if update == subscription.sent:
             return  # the version lacks the field
         queued = subscription.stream.unsent
@@ -434,26 +435,6 @@ class Requests(AnswerOwner):
             return
         subscription.sent = update
         subscription.stream.write((update,))
-
-    def _is_late(self, params: SubscribeParams) -> bool:
-        """True if groups after the start may be older than those before it, where one field limits both."""
-        one_field = self._core.version.latency_is_history
-        return one_field and params.any_age and params.history_ms < params.latency_ms
-
-    def _update(self, params: SubscribeParams, start: Start | None) -> SubscribeUpdate:
-        one_field, group = self._core.version.latency_is_history, params.start_group
-        late = start is not None and start.group is not None and self._is_late(params)
-        if start is not None and late:
-            group = start.group
-        return SubscribeUpdate(
-            params.priority,
-            params.ordered,
-            params.history_ms if one_field and not late else params.latency_ms,
-            _fitting(group),
-            params.end_group,
-            params.start_frame,
-            params.end_frame,
-        )
 
     def request_info(self, broadcast: str, track: str) -> int:
         """ValueError where the version has no such request."""
@@ -602,6 +583,28 @@ class Requests(AnswerOwner):
                     subscription.request, datagram.sequence, datagram.timestamp, datagram.payload
                 )
             )
+
+
+def _is_late(params: SubscribeParams, version: Version) -> bool:
+    """True if groups after the start may be older than those before it, where one field limits both."""
+    return version.latency_is_history and params.any_age and params.history_ms < params.latency_ms
+
+
+def _update(params: SubscribeParams, start: Start | None, version: Version) -> SubscribeUpdate:
+    group, age = params.start_group, params.latency_ms
+    if start is not None and start.group is not None and _is_late(params, version):
+        group = start.group
+    elif version.latency_is_history:
+        age = params.history_ms
+    return SubscribeUpdate(
+        params.priority,
+        params.ordered,
+        age,
+        _fitting(group),
+        params.end_group,
+        params.start_frame,
+        params.end_frame,
+    )
 
 
 def _fitting(group: int | None) -> int | None:
