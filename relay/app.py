@@ -61,7 +61,7 @@ class Relay:
         self._web: WebServers | None = None
         self.failed = asyncio.Event()  # by a fatal failure
 
-    # --- start and stop --------------------------------------------------------------------------------------------
+    # --- start and stop
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -110,7 +110,7 @@ class Certificates:
         if self._https is not None:
             connection.context = self._https.context
 
-    # --- validity --------------------------------------------------------------------------------------------------
+    # --- validity
 
     def start(self) -> None:
         """The tool that renews the files may fail silently."""

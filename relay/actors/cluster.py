@@ -77,7 +77,7 @@ class ClusterActor(LoopActor):
     def __str__(self) -> str:
         return "cluster"
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- life
 
     def on_start(self) -> None:
         if self._node is not None:
@@ -145,7 +145,7 @@ class ClusterActor(LoopActor):
         if self._node is not None:
             send(self._origin, m.Unannounce(self._number, join(self._prefix, self._node), GENERATION))
 
-    # --- members ---------------------------------------------------------------------------------------------------
+    # --- members
 
     def _on_member(self, path: str, offer: Announcement | None) -> None:
         name = strip(path, self._prefix)
@@ -220,7 +220,7 @@ class ClusterActor(LoopActor):
         if peer is not None and name not in self._roots:
             send(peer, message)
 
-    # --- sessions --------------------------------------------------------------------------------------------------
+    # --- sessions
 
     def _on_connected(self, session: m.PeerConnected) -> None:
         self._sessions[session.session] = session

@@ -113,7 +113,7 @@ class ConnectionActor(LoopActor):
         moq_session.start(self._clock())
         moq_session.receive(chosen.events, self._clock())
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- life
 
     def on_start(self) -> None:
         ref = self.actor_ref
@@ -197,7 +197,7 @@ class ConnectionActor(LoopActor):
             case m.Accepted():
                 send(message.track, m.Unsubscribe(self.actor_ref, message.key))
 
-    # --- events of the session -------------------------------------------------------------------------------------
+    # --- events of the session
 
     def _handle_events(self) -> None:
         """Includes events that our own commands caused."""
@@ -270,7 +270,7 @@ class ConnectionActor(LoopActor):
         if self._gate is not None:
             send(self._gate, m.Draining(self._context.number, asked, self._context.permissions.cluster))
 
-    # --- permissions -----------------------------------------------------------------------------------------------
+    # --- permissions
 
     def _verify(self, check: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(check)

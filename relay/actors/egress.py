@@ -73,7 +73,7 @@ class Egress:
         to = self._context.environment.origin if request.track is None else request.track
         send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
-    # --- requests of the peer --------------------------------------------------------------------------------------
+    # --- requests of the peer
 
     def on_event(self, event: moq.Event) -> bool:
         """True if the event was a request of the peer."""
@@ -228,7 +228,7 @@ class Egress:
                 kept_bytes=event.kept,
             )
 
-    # --- answers of directory and tracks -------------------------------------------------------------------------
+    # --- answers of directory and tracks
 
     def deliver(self, message: m.Deliver) -> None:
         """The hot path."""

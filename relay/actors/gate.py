@@ -66,7 +66,7 @@ class GateActor(LoopActor):
     def __str__(self) -> str:
         return "gate"
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- life
 
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
@@ -120,7 +120,7 @@ class GateActor(LoopActor):
         self._connections.clear()
         self._drain.reply()
 
-    # --- admission -------------------------------------------------------------------------------------------------
+    # --- admission
 
     def _on_admit(self, message: m.Admit) -> LoopFuture | None:
         """A future if the peer's answer comes later."""

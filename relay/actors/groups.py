@@ -45,7 +45,7 @@ class TrackGroups:
         """Numbers that came (also as datagrams, or refused), and those that never will."""
         self.received_bytes = self.received_frames = self.received_groups = 0
 
-    # --- arrival ---------------------------------------------------------------------------------------------------
+    # --- arrival
 
     def take(self, parts: Iterable[GroupPart], now: float, *, past: bool = False) -> None:
         """`past`: by a request for older groups."""
@@ -98,7 +98,7 @@ class TrackGroups:
         if last is not None and last + 1 < number:
             self.seen.add(last + 1, number - 1)
 
-    # --- eviction and abort ----------------------------------------------------------------------------------------
+    # --- eviction and abort
 
     def _evict(self, now: float) -> None:
         limit = "cache_track" if self.cache.size > self._limits.cache_track else "cache_groups"
@@ -131,7 +131,7 @@ class TrackGroups:
             if group.past or not past:
                 self.abort(group, code)
 
-    # --- bounds and gaps -------------------------------------------------------------------------------------------
+    # --- bounds and gaps
 
     def lowest(self, first: int | None) -> int | None:
         """Here or on its way; `first` if the publisher named it."""

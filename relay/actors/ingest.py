@@ -57,7 +57,7 @@ class Ingest:
     def count(self) -> int:
         return len(self._tracks)
 
-    # --- messages of tracks ----------------------------------------------------------------------------------------
+    # --- messages of tracks
 
     def on_message(self, message: object) -> bool:  # noqa: C901 - one line per message
         """True if the message was a track's."""
@@ -185,7 +185,7 @@ class Ingest:
         self._ended.discard(request)
         return track
 
-    # --- events of the session -------------------------------------------------------------------------------------
+    # --- events of the session
 
     def on_event(self, event: moq.Event) -> bool:  # noqa: C901, PLR0912 - one line per event
         """True if the event was of the publishing side."""

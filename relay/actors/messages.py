@@ -28,7 +28,7 @@ __all__ = ["GroupFragment", "GroupPart", "WatchChanged"]
 
 Key: TypeAlias = tuple[str, int]  # URN of the subscriber, and its `key`
 
-# --- transport to connection -------------------------------------------------------------------------------------
+# --- transport to connection
 
 
 class SessionEvents(NamedTuple):
@@ -64,7 +64,7 @@ class DescribeSession(NamedTuple):
     """Asked of a connection. The reply is a `SessionRow`."""
 
 
-# --- to the gate -------------------------------------------------------------------------------------------------
+# --- to the gate
 
 
 class Admit(NamedTuple):
@@ -134,7 +134,7 @@ class CloseSessions(NamedTuple):
     reason: str
 
 
-# --- connection to origin: announcements --------------------------------------------------------------------------
+# --- connection to origin: announcements
 
 
 class Announce(NamedTuple):
@@ -283,7 +283,7 @@ class NewLimits(NamedTuple):
     limits: Limits
 
 
-# --- subscriber to origin to broadcast to track -------------------------------------------------------------------
+# --- subscriber to origin to broadcast to track
 
 
 class Subscribe(NamedTuple):
@@ -359,7 +359,7 @@ class Found(NamedTuple):
     path: str | None
 
 
-# --- track to subscriber -------------------------------------------------------------------------------------------
+# --- track to subscriber
 
 
 class Accepted(NamedTuple):
@@ -424,7 +424,7 @@ class Ended(NamedTuple):
     missing: tuple[Range, ...] = ()  # earlier groups that never came
 
 
-# --- track and directory: numbers of groups ------------------------------------------------------------------------
+# --- track and directory: numbers of groups
 
 
 class AskNumbers(NamedTuple):
@@ -458,7 +458,7 @@ class NumbersOver(NamedTuple):
     watched: bool  # viewers will ask again
 
 
-# --- broadcast and track -------------------------------------------------------------------------------------------
+# --- broadcast and track
 
 
 class Withdraw(NamedTuple):
@@ -508,7 +508,7 @@ class DescribeTrack(NamedTuple):
     """Asked of a track. The reply is a `TrackRow`."""
 
 
-# --- track to publishing connection --------------------------------------------------------------------------------
+# --- track to publishing connection
 
 
 class OpenUpstream(NamedTuple):
@@ -643,7 +643,7 @@ class UpstreamFailed(NamedTuple):
     gone: bool = False
 
 
-# --- track and cache budget ---------------------------------------------------------------------------------------
+# --- track and cache budget
 
 
 class CacheSize(NamedTuple):
@@ -661,7 +661,7 @@ class EvictTo(NamedTuple):
     newest: bool
 
 
-# --- cluster -------------------------------------------------------------------------------------------------------
+# --- cluster
 
 
 class PeerConnected(NamedTuple):

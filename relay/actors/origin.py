@@ -123,7 +123,7 @@ class OriginActor(LoopActor):
         if error is not None and self._on_failure is not None:
             self._on_failure(error)
 
-    # --- publications and watchers ---------------------------------------------------------------------------------
+    # --- publications and watchers
 
     def _on_announce(self, message: m.Announce) -> None:
         number = next(self._ids)
@@ -175,7 +175,7 @@ class OriginActor(LoopActor):
                 if not send(publisher.broadcast, m.Withdraw(self.actor_ref, publication.id)):
                     self._on_broadcast_over(publication.id, publication.path)
 
-    # --- requests --------------------------------------------------------------------------------------------------
+    # --- requests
 
     def _route(self, request: Request) -> None:
         chosen = self._directory.serving(request.path, request.session, request.exclude)
@@ -208,7 +208,7 @@ class OriginActor(LoopActor):
         if awaited is not None:
             del self._waiting[awaited][key]
 
-    # --- lists -----------------------------------------------------------------------------------------------------
+    # --- lists
 
     def _published(self, publication: Publication, *, serving: bool) -> m.Published:
         broadcast = self._publishers[publication.id].broadcast
@@ -222,7 +222,7 @@ class OriginActor(LoopActor):
             for publication in table.at(path)
         )
 
-    # --- numbers of groups -----------------------------------------------------------------------------------------
+    # --- numbers of groups
 
     def _on_ask_numbers(self, message: m.AskNumbers) -> None:
         numbering = self._numbers.setdefault((message.path, message.name), Numbering())

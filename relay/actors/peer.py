@@ -94,7 +94,7 @@ class PeerActor(LoopActor):
     def __str__(self) -> str:
         return f"peer {self.target}"
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- life
 
     def on_start(self) -> None:
         self._dial_in(0.0 if self._first else PATIENCE)
@@ -158,7 +158,7 @@ class PeerActor(LoopActor):
             return State.DIALLING
         return State.WAITING
 
-    # --- attempts --------------------------------------------------------------------------------------------------
+    # --- attempts
 
     def _dial_in(self, seconds: float) -> None:
         if self._timer is not None:
@@ -207,7 +207,7 @@ class PeerActor(LoopActor):
         self._error = reason
         self._dial_in(delay)
 
-    # --- the session -----------------------------------------------------------------------------------------------
+    # --- the session
 
     def _on_connected(self, message: m.PeerConnected) -> None:
         if message.connection != self._connection:

@@ -192,7 +192,10 @@ class LoopFuture(pykka.Future[Any]):
             raise RuntimeError("no reply yet, and waiting here would block the event loop: await the future")
         value, error = self._result
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del self, error  # of its traceback: a reference cycle
         return value
 
     def set(self, value: Any = None) -> None:
@@ -202,6 +205,8 @@ class LoopFuture(pykka.Future[Any]):
         if exc_info is None:
             exc_info = sys.exc_info()
         error = exc_info[1] if exc_info[1] is not None else exc_info[0]()
+        if isinstance(error, ActorDeadError):
+            error.__traceback__ = None  # pykka's frame in it holds this future: a reference cycle
         self._settle((None, error))
 
     def _settle(self, result: tuple[Any, BaseException | None]) -> None:
@@ -219,7 +224,10 @@ class LoopFuture(pykka.Future[Any]):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             yield from waiter
-        return self.get()
+        try:
+            return self.get()
+        finally:
+            del self
 
 
 class Timer:

@@ -123,7 +123,7 @@ class Subscribers:
         for subscriber in self.all.values():
             send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload, start))
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+    # --- the end
 
     def complete(
         self, groups: TrackGroups, first: int | None, patience: float, concerns: Callable[[m.Key], bool]

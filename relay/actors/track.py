@@ -81,7 +81,7 @@ class TrackActor(LoopActor):
     def __str__(self) -> str:
         return f"track {self._path} {self._name}"
 
-    # --- messages --------------------------------------------------------------------------------------------------
+    # --- messages
 
     def on_start(self) -> None:
         self._numbers.open()
@@ -211,7 +211,7 @@ class TrackActor(LoopActor):
             self._idle.cancel()
             self._idle = None
 
-    # --- subscribers -----------------------------------------------------------------------------------------------
+    # --- subscribers
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
         numbers, groups = self._numbers, self._groups
@@ -289,7 +289,7 @@ class TrackActor(LoopActor):
             for group, _ in touched:
                 self._fetches.feed(group)
 
-    # --- numbers ---------------------------------------------------------------------------------------------------
+    # --- numbers
 
     def _defer(self, message: object) -> None:
         self._numbers.deferred.add(message)
@@ -326,7 +326,7 @@ class TrackActor(LoopActor):
         watched = self._ending.phase is Phase.LOST and bool(self._subscribers.all)
         self._numbers.close(self._groups.seen.last, watched=watched)
 
-    # --- groups from upstream --------------------------------------------------------------------------------------
+    # --- groups from upstream
 
     def _evict_to(self, message: m.EvictTo) -> None:
         """The caches together are full, and this one exceeds its share."""
@@ -359,7 +359,7 @@ class TrackActor(LoopActor):
             start = None if message.start is None else numbers.restated(message.start)
             self._subscribers.deliver_datagram(number, timestamp, message.payload, start)
 
-    # --- properties and fetches ------------------------------------------------------------------------------------
+    # --- properties and fetches
 
     def _on_describe(self, request: m.Describe) -> None:
         self._handled += 1
@@ -417,7 +417,7 @@ class TrackActor(LoopActor):
                 send(request.subscriber, m.Refused(request.key, code))
             self._describing.clear()
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+    # --- the end
 
     def _end_if_complete(self) -> None:
         end, groups = self._ending, self._groups

@@ -53,7 +53,7 @@ class Upstream:
         self.asked = self.asked_properties = False  # the connection may hold state for us
         self.answered = False  # the publisher answered or sent anything
 
-    # --- questions: False if the connection has ended --------------------------------------------------------------
+    # --- questions: False if the connection has ended
 
     def want(self, params: SubscribeParams) -> bool:
         """Subscribe, or update the subscription."""
@@ -103,7 +103,7 @@ class Upstream:
         """Groups before those of the subscription. `number` names the request."""
         send(self._source, m.OpenPast(self._track, self._path, self._name, number, params))
 
-    # --- cancellation ----------------------------------------------------------------------------------------------
+    # --- cancellation
 
     def close_past(self) -> None:
         send(self._source, m.ClosePast(self._track))
@@ -134,7 +134,7 @@ class Upstream:
         fields |= {"broadcast": self._path, "track": self._name}
         send(self._source, m.OverLimit(limit, fields))
 
-    # --- answers ---------------------------------------------------------------------------------------------------
+    # --- answers
 
     def expect(self, what: int | str) -> None:
         """The owner gets `AnswerDue` after the timeout."""

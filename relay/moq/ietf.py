@@ -128,7 +128,7 @@ class IetfSession(IetfCore):
         """Payload that a datagram can carry for certain, 0 if none can."""
         return max(0, self.session.datagram_limit - MAX_DATAGRAM_HEADER)
 
-    # --- streams of the peer ---------------------------------------------------------------------------------------
+    # --- streams of the peer
 
     def _handler(self, event: StreamData) -> Handler | None:
         stream = event.stream

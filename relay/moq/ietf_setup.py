@@ -88,6 +88,10 @@ class SetupExchange:
         self.deadline = NEVER
         self.held.take()
 
+    def unlink(self) -> None:
+        if self._stream is not None:
+            self._stream.context = IGNORE
+
     def handler(self) -> Handler | None:
         """For the first bidirectional stream of a client of the older drafts; `None` for others."""
         core = self._core

@@ -84,7 +84,7 @@ class LiteSession(LiteCore):
         self.serving = self._serving_part = LiteServing(self, offers_probe=bool(options.probe))
         self.alive = AliveCheck(self)
 
-    # --- the owner's side ------------------------------------------------------------------------------------------
+    # --- the owner's side
 
     def start(self, now: float) -> None:
         """The transport's events follow by `receive`."""
@@ -127,7 +127,7 @@ class LiteSession(LiteCore):
     def close_code(self, error: WireError) -> int:
         return error.close_code(self.version)
 
-    # --- streams of the peer ---------------------------------------------------------------------------------------
+    # --- streams of the peer
 
     def _handler(self, event: StreamData) -> Handler | None:
         """`None` while the stream's events are held."""

@@ -58,7 +58,7 @@ class Start:
         self.params = params
         self.group = group  # once named
         self.begun: set[int] = set()  # groups of the first that came before its answer, and `group` of either
-        self.first: Subscription | None = None  # from its answer on, until its groups have ended
+        self.first: int | None = None  # its id, from its answer on, until its groups have ended
 
 
 class Subscription(Handler):
@@ -92,9 +92,9 @@ class Subscription(Handler):
     @property
     def replaced(self) -> bool:
         """The second subscription of its request has begun."""
-        return self.start is not None and self.start.first is self
+        return self.start is not None and self.start.first == self.message.id
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         core = self._core
         for message in self._decoder.feed(data):
             core.spend()
@@ -114,6 +114,7 @@ class Subscription(Handler):
             if not self.replaced:
                 self._report_end()
             self.end_request()
+            stream.context = IGNORE
 
     def _accepted(self, message: SubscribeOk) -> None:
         if self.started:
@@ -129,7 +130,8 @@ class Subscription(Handler):
         self.flush()
         self._core.emit(SubscriptionEnded(self.request, self._final, self._closed))
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.context = IGNORE
         self.end_request()
         self._owner.failed(self, relay_stream_code(code, self._core.version), code)
 
@@ -305,7 +307,10 @@ class ProbeStream(Question):
 
 
 class Requests(AnswerOwner):
-    """Of our side."""
+    """Of our side.
+
+    Size: a method for each command, and for each step of a subscription, which may take two requests on 06.
+    """
 
     def __init__(self, core: LiteCore) -> None:
         self.fresh: list[Subscription] = []  # with data in this call
@@ -376,7 +381,7 @@ class Requests(AnswerOwner):
 
     def subscribe_from(self, first: Subscription, start: Start, group: int) -> None:
         """The answer to `first` has named the group."""
-        start.first, start.group = first, group
+        start.first, start.group = first.id, group
         named = first.message
         self._open(first.request, named.broadcast, named.track, start.params, start).started = True
         last = start.params._replace(end_group=_fitting(max({group, *start.begun})))
@@ -478,10 +483,7 @@ class Requests(AnswerOwner):
         if subscription is not None:
             self._forget(subscription)
             subscription.leave(code)
-            start = subscription.start
-            if start is not None and start.first is not None:
-                self._by_id.pop(start.first.id, None)
-                start.first.leave(code)
+            self._leave_first(subscription, code)
             return
         other = self._others.pop(request, None)
         if isinstance(other, AnnounceReader):
@@ -494,8 +496,8 @@ class Requests(AnswerOwner):
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
         subscription = self._subscriptions.get(request)
-        if subscription is not None and sequence not in subscription.groups and subscription.start:
-            subscription = subscription.start.first
+        if subscription is not None and sequence not in subscription.groups:
+            subscription = self._first(subscription)
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
             self._core.refuse(stream, code)
@@ -511,12 +513,12 @@ class Requests(AnswerOwner):
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
         """Open groups continue until the owner cancels the request."""
+        if subscription.replaced:
+            return  # the second one goes on
         if self._by_id.pop(subscription.id, None) is not None:
-            replaced = subscription.replaced
             subscription.flush()
+            self._leave_first(subscription, None)
             self.look_whether_over(subscription)
-            if replaced:
-                return
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
@@ -524,13 +526,23 @@ class Requests(AnswerOwner):
         if subscription.groups:
             return
         start = subscription.start
-        if start is not None and start.first is subscription:
+        if start is not None and start.first == subscription.id:
             if start.group in start.begun:
                 self._by_id.pop(subscription.id, None)
                 subscription.leave(None)
                 start.first = None
         elif subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
+
+    def _first(self, subscription: Subscription) -> Subscription | None:
+        start = subscription.start
+        return None if start is None or start.first is None else self._by_id.get(start.first)
+
+    def _leave_first(self, subscription: Subscription, code: int | None) -> None:
+        first = self._first(subscription)
+        if first is not None:
+            del self._by_id[first.id]
+            first.leave(code)
 
     def _forget(self, subscription: Subscription) -> None:
         del self._subscriptions[subscription.request]
@@ -547,7 +559,7 @@ class Requests(AnswerOwner):
         sequence, start = header.sequence, subscription.start
         refused = sequence in subscription.groups or subscription.has_ended(sequence)
         if start is not None and not refused:
-            later = start.first is subscription and sequence != start.group
+            later = start.first == subscription.id and sequence != start.group
             refused = later or sequence in start.begun
         if refused:
             self._core.refuse(stream, StreamCode.OLD)
@@ -558,8 +570,9 @@ class Requests(AnswerOwner):
         stream.context = group
         if start is not None and start.group in (None, sequence):
             start.begun.add(sequence)
-            if start.first is not None:
-                self.look_whether_over(start.first)
+            first = self._first(subscription)
+            if first is not None:
+                self.look_whether_over(first)
             elif start.group is None and len(start.begun) > EARLY_GROUPS:
                 start.group = subscription.newest
                 self.update(subscription.request, start.params)

@@ -145,6 +145,12 @@ class LiteServing(Serving[LiteDelivery, AnnounceWriter]):
                 core.emit(PeerLeaving(message.uri))
         return SilentStream(core)
 
+    def cancelled(self, request: int, code: int | None) -> None:
+        owner = self._writers.get(request) or self._answers.get(request)
+        super().cancelled(request, code)
+        if owner is not None:
+            owner.stream.context = IGNORE
+
     def _on_subscribe(self, stream: Stream, message: Subscribe) -> Handler | None:
         core = self._lite
         if message.id in self._ids:

@@ -88,6 +88,10 @@ class SetupExchange:
         self.deadline = NEVER
         self.held.take()
 
+    def unlink(self) -> None:
+        if self._stream is not None:
+            self._stream.context = IGNORE
+
     def handler(self, stream: Stream) -> Handler | None:
         """Before the version is known; `None` if the stream has to wait."""
         if self._core.session.is_client or stream.unidirectional or self._stream is not None:

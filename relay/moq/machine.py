@@ -42,6 +42,7 @@ class SetupPart(Protocol):
 
     def on_time(self, now: float) -> None: ...
     def stop(self) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class RequestsPart(Protocol):
@@ -105,7 +106,7 @@ class Machine(Core):
     _serving_part: ServingPart
     alive: AliveCheck
 
-    # --- the owner's side ------------------------------------------------------------------------------------------
+    # --- the owner's side
 
     def receive(self, events: Iterable[TransportEvent], now: float) -> None:
         self.now = now
@@ -149,6 +150,7 @@ class Machine(Core):
 
     def unlink(self) -> None:
         """Break reference cycles. The session has ended, and nothing calls it again."""
+        self._setup_part.unlink()
         self._requests_part.unlink()
         self._serving_part.unlink()
         del self._setup_part, self._requests_part, self._serving_part, self.alive
@@ -168,7 +170,7 @@ class Machine(Core):
         """On the wire, for a fault of the peer."""
         raise NotImplementedError
 
-    # --- events of the transport -----------------------------------------------------------------------------------
+    # --- events of the transport
 
     def _on_event(self, event: TransportEvent) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
         if self.state is State.CLOSED:

@@ -95,6 +95,11 @@ class LooseStreams:
             del self._requests[stream]
         return taken
 
+    def unlink(self) -> None:
+        for stream in self._requests:
+            stream.context = IGNORE
+        self._requests.clear()
+
 
 class Serving(RequestOwner, Generic[D, W]):
     """All requests of the peer."""
@@ -221,6 +226,7 @@ class Serving(RequestOwner, Generic[D, W]):
             answer.stream.context = IGNORE
         for writer in self._writers.values():
             writer.stream.context = IGNORE
+        self._loose.unlink()
         self._deliveries.clear()
         self._answers.clear()
         self._writers.clear()

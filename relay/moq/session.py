@@ -21,7 +21,7 @@ NEVER = float("inf")  # no deadline
 Location: TypeAlias = tuple[int, int]  # of a group, and of a frame in it
 
 
-# --- the session ---------------------------------------------------------------------------------------------------
+# --- the session
 
 
 class Introduced(NamedTuple):
@@ -107,7 +107,7 @@ class Closed(NamedTuple):
     by_peer: bool
 
 
-# --- what the peer publishes ---------------------------------------------------------------------------------------
+# --- what the peer publishes
 
 
 class AnnouncementsStarted(NamedTuple):
@@ -255,7 +255,7 @@ class StrayGroup(NamedTuple):
     sequence: int
 
 
-# --- what the peer asks for ----------------------------------------------------------------------------------------
+# --- what the peer asks for
 
 
 class AnnounceRequested(NamedTuple):
@@ -384,7 +384,7 @@ Event: TypeAlias = (
 )
 
 
-# --- values of commands --------------------------------------------------------------------------------------------------
+# --- values of commands
 
 
 class Features(NamedTuple):

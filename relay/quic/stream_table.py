@@ -102,6 +102,7 @@ class StreamTable(StreamOwner):
         if stream.id < 0:
             if stream.out.reset_pending:
                 self.queue.remove(stream)  # the peer never saw it
+                stream.out.stream = None
             return
         if stream.out.reset_pending:
             self.queue.remove(stream)
@@ -469,10 +470,9 @@ class StreamTable(StreamOwner):
         self._chunks = []
         self.handler = Handler()
         self.waker = Waker()
-        for stream in self._by_id.values():
+        for stream in (*self._by_id.values(), *self.queue.clear()):
             stream.out.stream = None
             stream.context = None
         self._by_id.clear()
         self._control.clear()
         self._ended.clear()
-        self.queue.clear()

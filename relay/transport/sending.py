@@ -122,12 +122,15 @@ class SendQueue(Generic[S]):
         else:
             stream.order = order
 
-    def clear(self) -> None:
-        for stream in (*self._ready, *self._blocked, *self._unopened[True], *self._unopened[False]):
+    def clear(self) -> list[S]:
+        """Returns the streams that were in it."""
+        streams = [*self._ready, *self._blocked, *self._unopened[True], *self._unopened[False]]
+        for stream in streams:
             stream.send_state = SendState.IDLE
         self._ready.clear()
         self._blocked.clear()
         self._unopened = {True: {}, False: {}}
+        return streams
 
     def _return(self, streams: dict[S, None]) -> None:
         for stream in streams:

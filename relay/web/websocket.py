@@ -18,7 +18,7 @@ from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
 from relay.transport.slots import Slots
 from relay.transport.websocket.choice import choose
-from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
+from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump, lose
 from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
 
@@ -106,13 +106,13 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     try:
         await ws.prepare(request)
     except ConnectionError:  # the peer left before the answer
-        session.end(None, "connection lost", by_peer=False)
+        lose(session, "connection lost")
         return web.Response(status=400)
     except BaseException:
-        session.end(None, "connection lost", by_peer=False)
+        lose(session, "connection lost")
         raise
     if transport is None:
-        session.end(None, "connection lost", by_peer=False)
+        lose(session, "connection lost")
         return ws
     if isinstance(request.protocol, Handler):
         request.protocol.leave()  # sessions have a limit of their own

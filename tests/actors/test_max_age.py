@@ -178,6 +178,7 @@ async def test_a_refusal_of_the_second_is_one_of_the_track(refused: str) -> None
     (first if refused == "first" else second).reset(54)
     await settle()
     assert w.stream.over is (refused == "second")
+    assert first.over
     if refused == "first":
         await w.group(second, 6)
         assert w.received() == [6]

@@ -49,6 +49,13 @@ class Socket(Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
 
+def lose(session: FramedSession, reason: str) -> None:
+    """End a session whose socket is gone. Breaks its reference cycles."""
+    session.end(None, reason, by_peer=False)
+    session.streams.unlink()
+    session.framing.unlink()
+
+
 class Pump:
     """One session over one socket."""
 
@@ -81,15 +88,14 @@ class Pump:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await asyncio.shield(writer)
         finally:
-            self._session.end(None, "the server was stopped", by_peer=False)
+            lose(self._session, "the server was stopped")
             if self._timer is not None:
                 self._timer.cancel()
             for task in (writer, reader):
                 task.cancel()
             self._abort()
+            self._reader = None
             await asyncio.gather(writer, reader, return_exceptions=True)
-            self._session.streams.unlink()
-            self._session.framing.unlink()
 
     def _on_wake(self) -> None:
         self._wake.set()
