@@ -13,8 +13,10 @@ WORKERS := 4
 # Tests start hundreds of processes, which would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# What sources are tested by as well as compiled modules, an eighth of the tests each time.
-BOTH := tests/wire tests/moq tests/quic tests/transport tests/actors tests/e2e
+# What sources are tested by as well as compiled modules, an eighth of the tests each time: the rooms that have such
+# modules, and real peers.
+BOTH := tests/wire tests/model tests/moq tests/quic tests/transport tests/actors \
+$(patsubst %,tests/e2e/test_%.py,cluster drain loss moqt_peers quic_peers rust_peers transport websocket)
 
 .DEFAULT_GOAL := help
 .PHONY: help run compiled test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean
@@ -101,7 +103,7 @@ clean: ## Remove everything that was made
 KERNEL := relay/quic/_kernel.c
 
 $(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml setup.py $(KERNEL) | $(VENV)/.python
-	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	$(PIP) install --no-compile --require-hashes -r requirements/run.txt -r requirements/build.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

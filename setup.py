@@ -65,7 +65,7 @@ def make() -> list[Extension]:
             [f"--config-file={options}", *map(str, compiled["files"](Path(), ".py")[:-1])],
             group_name=compiled["LIBRARY"],
             target_dir=str(FOLDER),
-            opt_level="2" if "bdist_wheel" in sys.argv else "1",  # in a source tree the wait counts, too
+            opt_level="2" if "bdist_wheel" in sys.argv else "g",  # in a source tree the wait counts, too
             debug_level="0",
             multi_file=True,
         )

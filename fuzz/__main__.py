@@ -25,7 +25,10 @@ from fuzz.targets import TARGETS
 
 GUIDED = importlib.util.find_spec("atheris") is not None
 SLOW = 5.0
-"""Most seconds for one input."""
+"""Most seconds of CPU time for one input."""
+
+HUNG = 60.0
+"""As seconds of the clock, after which atheris ends with SIGALRM: other processes may hold the fuzzer up."""
 
 PAGE = resource.getpagesize()
 
@@ -45,7 +48,7 @@ def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes],
         for number, data in enumerate(inputs):
             (known / str(number)).write_bytes(data)
         command = [sys.executable, "-m", "fuzz.guided", name, str(known), f"-artifact_prefix={crashes}/",
-                   f"-max_total_time={seconds:.0f}", f"-timeout={SLOW:.0f}", f"-max_len={corpus.LONGEST}",
+                   f"-max_total_time={seconds:.0f}", f"-timeout={HUNG:.0f}", f"-max_len={corpus.LONGEST}",
                    "-rss_limit_mb=1024", "-print_final_stats=1", "-verbosity=1"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         lines = done.stderr.splitlines()
@@ -53,7 +56,7 @@ def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes],
         found = [file.read_bytes() for file in sorted(crashes.iterdir())]
         if done.returncode and not found:
             print("\n".join(lines[-30:]))
-            raise SystemExit(f"{name}: the fuzzer itself has failed")
+            raise SystemExit(f"{name}: the fuzzer itself has failed, with {done.returncode}")
         return found, [file.read_bytes() for file in known.iterdir()]
 
 
@@ -68,11 +71,11 @@ def at_random(name: str, inputs: list[bytes], seconds: float, seed: int) -> tupl
         if not early and spent > seconds / 4:
             early = resident()
         data = mutated(dice, inputs)
-        started = time.monotonic()
+        started = time.process_time()
         if not passes(name, data):
             found.append(data)
-        elif time.monotonic() - started > SLOW:
-            print(f"{name}: {len(data)} bytes take {time.monotonic() - started:.1f} s")
+        elif time.process_time() - started > SLOW:
+            print(f"{name}: {len(data)} bytes take {time.process_time() - started:.1f} s")
             found.append(data)
         count += 1
     grown = (resident() - early) / 1024 if early else 0

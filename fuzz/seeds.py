@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fuzz.targets.ietf_sessions import IETF_STEPS, IetfPlay
-from fuzz.targets.moq import OWNER, STEPS, Play
+from fuzz.targets.ietf_sessions import IETF_OWNER, IETF_STEPS, IetfPlay
+from fuzz.targets.moq import OWNER, SLICES, STEPS, Play
 from relay.wire.ietf.profile import DRAFTS
 from relay.wire.setup import SetupForm
 from relay.wire.version import Draft, Version
@@ -185,6 +185,55 @@ def _ietf_sessions() -> list[bytes]:
     return [lead + play for lead in leads for play in plays]
 
 
+def _ietf_joined() -> list[bytes]:
+    """Requests of one side of a pair, and the other's answers, in every draft."""
+
+    def act(side: int, step: Callable[[IetfPlay], None], *choices: int) -> bytes:
+        return bytes((2 * IETF_OWNER.index(step) + side, *choices))
+
+    def moved(size: int) -> bytes:
+        """In both directions, twice; `size` is an index of `SLICES`."""
+        step = len(IETF_OWNER) + (size - len(IETF_OWNER)) % len(SLICES)
+        return bytes(2 * step + side for side in (0, 1)) * 2
+
+    plays = []
+    for one, other in ((0, 1), (1, 0)):
+        begun = act(
+            other,
+            IetfPlay.serve_groups,
+            0,
+            1,
+            *(1, 1, 1, 0, 0, 1, 60, 0, 0, 0),
+            *(2, 0, 0, 0, 0, 0, 60, 0, 1),
+        )
+        more = act(other, IetfPlay.serve_groups, 0, 0, 1, 9, 1, 0, 1)
+        info = act(other, IetfPlay.serve_answer, 0, 1, 9, 0) + moved(3)
+        accept = [act(other, IetfPlay.serve_accept, 0, largest) + moved(3) for largest in (0, 1)]
+        subscribed = act(one, IetfPlay.own_requests, 0, 0, 0, 1) + moved(3) + info
+        fetched = act(other, IetfPlay.serve_answer, 0, 0, 2) + 3 * act(other, IetfPlay.serve_answer, 0, 1, 2)
+        watched = (
+            act(one, IetfPlay.own_requests, 0, 0, 1)
+            + moved(3)
+            + act(other, IetfPlay.serve_announcements, 0, 2)
+        )
+        on, off = (act(other, IetfPlay.serve_announcements, 0, 0, live) for live in (1, 0))
+        end = act(other, IetfPlay.serve_end, 0, 9) + moved(3) + act(other, IetfPlay.time, 90) + moved(3)
+        offer, withdraw = (act(other, IetfPlay.serve_offer, 0, live) + moved(3) for live in (1, 0))
+        plays += [
+            subscribed + accept[0] + begun + moved(3) + more + moved(3) + end,
+            subscribed + accept[1] + begun + moved(3) + fetched + moved(3) + more + end,
+            subscribed + accept[0] + begun + act(one, IetfPlay.own_update, 0, 1) + act(one, IetfPlay.own_stop_group, 0, 1, 0)
+            + moved(3) + act(other, IetfPlay.serve_datagram, 0, 1, 97, 3, 0) + act(one, IetfPlay.own_cancel, 0, 1) + moved(3),
+            subscribed + act(other, IetfPlay.serve_rejection, 0, 1) + moved(3) + act(other, IetfPlay.goaway) + moved(3),
+            watched + moved(2) + on + moved(3) + off + on + moved(3) + off + act(one, IetfPlay.own_cancel, 0, 0),
+            watched + moved(3) + offer + withdraw + offer + act(one, IetfPlay.own_cancel, 0, 0) + moved(3) + withdraw,
+            act(one, IetfPlay.own_requests, 0, 0, 3, 5, 0) + moved(3) + info + fetched + moved(3),
+            act(one, IetfPlay.own_requests, 0, 0, 2) + moved(3) + info + accept[0] + subscribed + begun + moved(3),
+        ]  # fmt: skip
+    leads = [bytes((draft, 0, 0, 1)) for draft in range(len(Draft) + 1)]  # the last one is chosen by SETUP
+    return [lead + moved(3) + play for lead in leads for play in plays]
+
+
 def _draft(name: str) -> int:
     codes = [draft.setup_code & 0xFF for draft in DRAFTS]
     number = int(digits.group()) if (digits := re.search(r"\d\d", name)) else 0
@@ -222,6 +271,8 @@ def seeds(target: str) -> list[bytes]:
     found += _ietf(target)
     if target == "ietf-sessions":
         found += _ietf_sessions()
+    if target == "ietf-pairs":
+        found += _ietf_joined()
     if target == "moq-sessions":
         found += _services()
     if target == "moq-pairs":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -19,6 +20,20 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "limits.md").read_text()
 SOURCES = "\n".join(path.read_text() for path in (ROOT / "relay").rglob("*.py"))
 TRANSPORT = ("max_streams_bidi", "max_streams_uni", "stream_window", "connection_window")
+
+
+UNDRIVEN = {
+    "handshakes": "First packets name no protocol.",
+    "handshakes_address": "First packets name no protocol.",
+    "http": "TCP connections without a session.",
+    "http_address": "TCP connections without a session.",
+    "qlog_files": "Files of QUIC connections, whatever these carry.",
+    "qlog_events": "Files of QUIC connections, whatever these carry.",
+    "readers": "HTTP requests.",
+    "peers": "Relays speak moq-lite to each other.",
+    "close_timeout": "Sessions are over when it begins.",
+}
+"""Limits that no session of moq-transport can exceed, with the reason."""
 
 
 class Row(NamedTuple):
@@ -81,3 +96,34 @@ def test_the_figures_of_the_text_are_those_of_the_code() -> None:
     assert "The first one in ten seconds of peace" in text
     (sentence,) = re.findall(r"It may have \d+ times as much of ([^.]*)\.", text)
     assert set(re.findall(r"`(\w+)`", sentence)) == PER_PEER
+
+
+def driven() -> dict[str, list[str]]:
+    """By limit: tests marked with it that name it in their code, too, in a value or as an argument."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        if "mark.drives" not in file.read_text():
+            continue
+        for test in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            marks = [
+                argument.value
+                for call in test.decorator_list
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.drives"
+                for argument in call.args
+                if isinstance(argument, ast.Constant)
+            ]
+            code = [ast.unparse(line) for line in (*test.body, *test.decorator_list)]
+            used = set(re.findall(r"\w+", "\n".join(line for line in code if "mark.drives" not in line)))
+            for limit in marks:
+                assert limit in used, f"{test.name} does not set {limit!r}"
+                found.setdefault(str(limit), []).append(test.name)
+    return found
+
+
+def test_a_session_of_moq_transport_exceeds_every_limit() -> None:
+    """Or the limit has no meaning for one."""
+    limits = {row.name.strip("`") for row in rows()}
+    assert set(driven()) | set(UNDRIVEN) == limits
+    assert not set(driven()) & set(UNDRIVEN)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz.targets import auth, config, engine, framing, http3, ietf, ietf_sessions, moq, quic, wire
+from fuzz.targets import (
+    auth,
+    config,
+    engine,
+    framing,
+    http3,
+    ietf,
+    ietf_pairs,
+    ietf_sessions,
+    moq,
+    quic,
+    wire,
+)
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **wire.TARGETS,
     **ietf.TARGETS,
     **ietf_sessions.TARGETS,
+    **ietf_pairs.TARGETS,
     **moq.TARGETS,
     **framing.TARGETS,
     **http3.TARGETS,

@@ -14,6 +14,7 @@ from typing import Any
 from fuzz.source import Source
 from fuzz.targets.moq import LIMITS, OWNER, PATHS, TRACKS, FuzzSession, FuzzStream, Play, run
 from relay.model.group import Object, Subgroup
+from relay.model.limits import Limits
 from relay.model.path import join
 from relay.model.track import TrackProperties
 from relay.moq import session as moq
@@ -82,8 +83,9 @@ class IetfPlay(Play):
     moq: Any
 
     def __init__(self, source: Source, session: FuzzSession, draft: Draft, **options: Any) -> None:
-        super().__init__(source, session, hop=77, versions=(), admitted=True)
-        self.moq = IetfSession(session, limits=LIMITS, hop=77, version=draft, **options)
+        limits: Limits = options.pop("limits", LIMITS)
+        super().__init__(source, session, limits, hop=77, versions=(), admitted=True)
+        self.moq = IetfSession(session, limits=limits, hop=77, version=draft, **options)
         self.profile = PROFILES[draft]
         self.control: FuzzStream | None = None
         """On which the peer writes."""
@@ -513,7 +515,7 @@ def sessions(data: bytes) -> None:
     source = Source(data)
     draft, is_client = source.pick(DRAFTS), source.flag()
     transport = source.pick(("webtransport", "quic", "memory"))
-    session = FuzzSession(draft, is_client=is_client, transport=transport)  # type: ignore[arg-type]
+    session = FuzzSession(draft, is_client=is_client, transport=transport)
     play = IetfPlay(source, session, draft, admitted=source.flag(), options=Options())
     run(play, source, IETF_PEER, IETF_STEPS)
 

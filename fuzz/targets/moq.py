@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fuzz.source import EDGES, Source
 from relay.model.limits import Limits
@@ -54,7 +54,7 @@ from relay.wire.frame import (
 from relay.wire.frame_decoder import UniDecoder
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion, Version
 
 VERSIONS = tuple(Version)
 LIMITS = Limits(message=512, frame=1024, control_rate=50, control_burst=40, cache_groups=4, cache_age=1.0,
@@ -142,7 +142,7 @@ class FuzzSession:
 
     def __init__(
         self,
-        version: Version | None,
+        version: AnyVersion | None,
         *,
         is_client: bool,
         transport: str = "webtransport",
@@ -831,23 +831,12 @@ def run(
     play.finish()
 
 
-class Pair:
-    """Two joined sessions of one version: bytes arrive late, in slices, at a different pace per stream."""
+class Pair(Generic[P]):
+    """Two joined sessions: bytes arrive late, in slices, at a different pace per stream."""
 
-    def __init__(self, source: Source) -> None:
-        version = source.pick(VERSIONS)
+    def __init__(self, source: Source, plays: tuple[P, P]) -> None:
         self.source = source
-        self.plays = [
-            Play(
-                source,
-                FuzzSession(version, is_client=is_client),
-                AMPLE,
-                hop=hop,
-                versions=(version,),
-                admitted=True,
-            )
-            for is_client, hop in ((True, 77), (False, 78))
-        ]
+        self.plays = plays
         for play in self.plays:
             play.joined = True
             play.moq.start(0.0)
@@ -871,7 +860,7 @@ class Pair:
         there.check()
         return moved
 
-    def move_stream(self, stream: FuzzStream, there: Play, size: int) -> None:
+    def move_stream(self, stream: FuzzStream, there: P, size: int) -> None:
         if stream.stop_code is not None and stream.twin is not None:
             code, stream.stop_code = stream.stop_code, None
             twin = stream.twin
@@ -892,10 +881,13 @@ class Pair:
                 stream.twin.peer_over = True
                 there.pending.append(StreamReset(stream.twin, stream.reset_code))
 
-    def finish(self) -> None:
-        """Deliver everything; no session may have found a fault."""
+    def move_all(self) -> None:
         while any([self.move(0, 1 << 20), self.move(1, 1 << 20)]):
             pass
+
+    def finish(self) -> None:
+        """Deliver everything; no session may have found a fault."""
+        self.move_all()
         for play in self.plays:
             play.finish()
 
@@ -909,22 +901,40 @@ SLICES = (1, 7, 100, 1 << 20)
 def pairs(data: bytes) -> None:
     """If both owners keep the rules, neither session finds a fault."""
     source = Source(data)
-    pair = Pair(source)
+    version = source.pick(VERSIONS)
+    plays = [
+        Play(
+            source,
+            FuzzSession(version, is_client=is_client),
+            AMPLE,
+            hop=hop,
+            versions=(version,),
+            admitted=True,
+        )
+        for is_client, hop in ((True, 77), (False, 78))
+    ]
+    pair = Pair(source, (plays[0], plays[1]))
+    act(pair, OWNER)
+    pair.finish()
+
+
+def act(pair: Pair[P], owner: Sequence[Callable[[P], None]]) -> None:
+    """Take steps of either owner, and move bytes, as the input says."""
+    source = pair.source
     for _ in range(MOST_STEPS):
         if not source:
             break
         number = source.byte()
         side = number & 1
-        step = number // 2 % (len(OWNER) + 8)
-        if step >= len(OWNER):
+        step = number // 2 % (len(owner) + 8)
+        if step >= len(owner):
             pair.move(side, SLICES[step % len(SLICES)])
             continue
         play = pair.plays[side]
         if not play.session.closed:
-            OWNER[step](play)
+            owner[step](play)
             play.flush()
             play.check()
-    pair.finish()
 
 
 TARGETS = {"moq-sessions": sessions, "moq-pairs": pairs}

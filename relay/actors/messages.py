@@ -1,8 +1,8 @@
-"""Every message between actors, by conversation: immutable, named for an event or a request.
+"""Every message between actors, by conversation.
 
-`session`: number of a connection actor, unique in the process. `key`: chosen by the subscriber, unique among its
-requests. Paths are absolute and normalised. Codes are those of the current stream-code registry (moq-lite, error
-codes); connections translate them for their peers.
+`session`: number of a connection actor, unique in the process. `key`: chosen by the subscriber, unique among
+its requests. Paths are absolute and in normal form. Codes are those of the current stream-code registry
+(moq-lite, error codes); connections translate them for their peers.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from relay.transport.session import Event, Session, SessionRequest
 
 __all__ = ["GroupFragment", "GroupPart", "WatchChanged"]
 
-Key: TypeAlias = tuple[str, int]  # URN of the subscriber, and its `key`
+Key: TypeAlias = tuple[str, int]  # of the subscriber, and its `key`
 
 # --- transport to connection
 
 
 class SessionEvents(NamedTuple):
-    """Events since the last loop turn."""
+    """Since the last loop turn."""
 
     events: tuple[Event, ...]
 
 
 class CloseSession(NamedTuple):
-    """End the session from our side."""
+    """From our side."""
 
     code: int
     reason: str
@@ -49,7 +49,7 @@ class Drain(NamedTuple):
 
 
 class Draining(NamedTuple):
-    """Connection to gate: the answer to `Drain`."""
+    """Connection to gate."""
 
     session: int
     asked: bool  # the peer got GOAWAY: its version has it, and its session has begun
@@ -57,11 +57,11 @@ class Draining(NamedTuple):
 
 
 class CountSession(NamedTuple):
-    """Asked of a connection. The reply is its counts so far, by name and label."""
+    """To a connection. The reply is its counts so far, by name and label."""
 
 
 class DescribeSession(NamedTuple):
-    """Asked of a connection. The reply is a `SessionRow`."""
+    """To a connection. The reply is a `SessionRow`."""
 
 
 # --- to the gate
@@ -75,20 +75,20 @@ class Admit(NamedTuple):
 
 
 class OpenDialled(NamedTuple):
-    """Peer to gate: start the connection actor of a dialled session. Answered by `DialledOpened`."""
+    """Peer to gate: start the connection actor. Answered by `DialledOpened`."""
 
     session: Session
     peer: Ref
 
 
 class DialledOpened(NamedTuple):
-    """Gate to peer: the connection actor, or None if it failed. It sends `PeerConnected` and `PeerDisconnected`."""
+    """Gate to peer: the actor, or None if it failed. It sends `PeerConnected` and `PeerDisconnected`."""
 
     connection: Ref | None
 
 
 class EnterReader(NamedTuple):
-    """Asked by HTTP before reading a track. The reply is `ReaderEntered`; `LeaveReader` always follows."""
+    """HTTP asks before reading a track. The reply is `ReaderEntered`; `LeaveReader` always follows."""
 
     reader: object  # its identity
 
@@ -101,13 +101,13 @@ class ReaderEntered(NamedTuple):
 
 
 class LeaveReader(NamedTuple):
-    """HTTP to gate: the reader has ended, or no longer awaits the reply."""
+    """The reader has ended, or no longer awaits the reply."""
 
     reader: object
 
 
 class DescribeGate(NamedTuple):
-    """Asked by HTTP. The reply is `GateReport`."""
+    """The reply is `GateReport`."""
 
 
 class GateReport(NamedTuple):
@@ -119,17 +119,17 @@ class GateReport(NamedTuple):
 
 
 class UseCluster(NamedTuple):
-    """The cluster actor, which starts after the gate."""
+    """It starts after the gate."""
 
     cluster: Ref
 
 
 class DrainSessions(NamedTuple):
-    """Asked of the gate: have sessions leave. Replied when they have, or after `[limits] drain`."""
+    """To the gate. Replied when sessions have left, or after `[limits] drain`."""
 
 
 class CloseSessions(NamedTuple):
-    """Asked of the gate: close all sessions. Replied once their actors know."""
+    """To the gate. Replied once all connection actors know."""
 
     reason: str
 
@@ -149,11 +149,11 @@ class Announce(NamedTuple):
     prefix: bool  # the route serves every path below `path` (moq-lite-06)
     tentative: bool  # maybe an echo of our own: a fallback until the publisher is dead or leaves
     relayed: bool = False  # from another relay of the cluster
-    onward: bool = True  # offer it to other relays; False for versions without hop ids, which allow loops
+    onward: bool = True  # to other relays; not for versions without hop ids, which allow loops
 
 
 class Reroute(NamedTuple):
-    """The same announcement has another route now."""
+    """Of the same announcement."""
 
     session: int
     path: str
@@ -162,7 +162,7 @@ class Reroute(NamedTuple):
 
 
 class Unannounce(NamedTuple):
-    """The publisher withdrew the path; running subscriptions go on."""
+    """By the publisher; running subscriptions go on."""
 
     session: int
     path: str
@@ -171,31 +171,31 @@ class Unannounce(NamedTuple):
 
 
 class SessionGone(NamedTuple):
-    """A connection ended with its announcements and watches. `lost`: neither side closed it; the publisher may return."""
+    """With announcements and watches. `lost`: neither side closed it; the publisher may return."""
 
     session: int
     lost: bool = False
 
 
 class Leaving(NamedTuple):
-    """The peer is about to end: prefer other publications to its own."""
+    """Prefer other publications to the peer's."""
 
     session: int
 
 
 class CheckAlive(NamedTuple):
-    """Origin to connection: ping the peer. Answered by `Alive`."""
+    """Ping the peer. Answered by `Alive`."""
 
 
 class Alive(NamedTuple):
-    """Connection to origin: `alive` if the peer answered in time."""
+    """`alive` if the peer answered in time."""
 
     session: int
     alive: bool
 
 
 class Watch(NamedTuple):
-    """Announce to `watcher` the broadcasts of its interest, existing ones first."""
+    """To `watcher`, broadcasts of its interest, existing ones first."""
 
     watcher: Ref
     interest: AnnounceInterest
@@ -209,14 +209,14 @@ class Unwatch(NamedTuple):
 
 
 class WatchStarted(NamedTuple):
-    """Origin to watcher: existing offers. Changes follow."""
+    """Existing offers. Changes follow."""
 
     watch: int
     offers: tuple[Announcement, ...]
 
 
 class OfferTrack(NamedTuple):
-    """`session` offers a track by itself (PUBLISH of moq-transport), or no longer."""
+    """By itself (PUBLISH of moq-transport), or no longer."""
 
     session: int
     path: str
@@ -225,7 +225,7 @@ class OfferTrack(NamedTuple):
 
 
 class WatchTracks(NamedTuple):
-    """Report offered tracks below `prefixes` to `watcher`, existing ones first, by `TrackChanged`."""
+    """Report tracks below `prefixes` to `watcher`, existing ones first, by `TrackChanged`."""
 
     watcher: Ref
     session: int
@@ -241,7 +241,7 @@ class UnwatchTracks(NamedTuple):
 
 
 class TrackChanged(NamedTuple):
-    """Origin to watcher: another session offers a track, or none does any more."""
+    """Another session offers a track, or none does any more."""
 
     watch: int
     path: str
@@ -250,19 +250,19 @@ class TrackChanged(NamedTuple):
 
 
 class ListAnnounced(NamedTuple):
-    """Asked by HTTP: announced paths under the prefixes. The reply is a tuple of `Announcement`."""
+    """By HTTP: paths under the prefixes. The reply is a tuple of `Announcement`."""
 
     prefixes: tuple[str, ...]
 
 
 class ListPublications(NamedTuple):
-    """Asked by HTTP: publications under the prefixes. The reply is a tuple of `Published`."""
+    """By HTTP: those under the prefixes. The reply is a tuple of `Published`."""
 
     prefixes: tuple[str, ...]
 
 
 class ListWithdrawn(NamedTuple):
-    """Asked by HTTP: withdrawn publications under the prefixes that still run. Replied as `ListPublications`."""
+    """By HTTP: those under the prefixes that still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
 
@@ -278,7 +278,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """To gate, origin, cluster and cache budget: limits from now on."""
+    """To gate, origin, cluster and cache budget."""
 
     limits: Limits
 
@@ -287,7 +287,7 @@ class NewLimits(NamedTuple):
 
 
 class Subscribe(NamedTuple):
-    """`subscriber` wants groups of a track. Answered by `Accepted` or `Refused`."""
+    """For groups of a track. Answered by `Accepted` or `Refused`."""
 
     path: str
     track: str
@@ -299,11 +299,11 @@ class Subscribe(NamedTuple):
     exclude: int
     floor: int = 0  # next wanted group, after those of another publisher
     life: int = 0  # set by the origin: equal lives have equal groups
-    relay: bool = False  # from another relay, which is no viewer
+    relay: bool = False  # a relay is no viewer
 
 
 class Describe(NamedTuple):
-    """`subscriber` wants a track's properties. Answered by `Described` or `Refused`."""
+    """For a track's properties. Answered by `Described` or `Refused`."""
 
     path: str
     track: str
@@ -315,7 +315,7 @@ class Describe(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """`subscriber` wants one group. Answered by `FetchData` or `Refused`."""
+    """One group. Answered by `FetchData` or `Refused`."""
 
     path: str
     track: str
@@ -337,14 +337,14 @@ class UpdateSubscription(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """End of a subscription or fetch; to the origin while no track has accepted it."""
+    """Also of a fetch; to the origin while no track has accepted it."""
 
     subscriber: Ref
     key: int
 
 
 class Find(NamedTuple):
-    """Find an announced path among `paths`. Answered by `Found`: at once, or with `wait` when one is."""
+    """The longest announced path among `paths`. Answered by `Found`: at once, or with `wait` when one is."""
 
     paths: tuple[str, ...]  # a path and ancestors, longest first
     subscriber: Ref
@@ -353,7 +353,7 @@ class Find(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The longest announced path; None if none is."""
+    """None if none is."""
 
     key: int
     path: str | None
@@ -363,7 +363,7 @@ class Found(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """The track exists as far as we know; `track` takes `UpdateSubscription` and `Unsubscribe`."""
+    """As far as we know; `track` takes `UpdateSubscription` and `Unsubscribe`."""
 
     key: int
     track: Ref
@@ -371,21 +371,21 @@ class Accepted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The request fails, now or later."""
+    """Now or later."""
 
     key: int
     code: int
 
 
 class PublisherLost(NamedTuple):
-    """The publisher is gone, the track may not be: ask again for another publisher."""
+    """The track may not be: ask again for another publisher."""
 
     key: int
     code: int
 
 
 class Described(NamedTuple):
-    """Properties of the track, its newest group so far, and the last complete frame there."""
+    """And its newest group so far, with the last complete frame there."""
 
     key: int
     properties: TrackProperties
@@ -393,14 +393,14 @@ class Described(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """Groups of a subscription, in order of arrival. Subscribers of the same groups share `fragments`."""
+    """In order of arrival. Subscribers of the same groups share `fragments`."""
 
     key: int
     fragments: tuple[GroupFragment, ...]
 
 
 class DeliverDatagram(NamedTuple):
-    """A group of one frame, to be sent as a datagram."""
+    """A group of one frame."""
 
     key: int
     sequence: int
@@ -417,7 +417,7 @@ class FetchData(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Nothing more comes: the end of the track or of the range."""
+    """The end of the track or of the range."""
 
     key: int
     final: int  # first sequence that never comes
@@ -428,27 +428,27 @@ class Ended(NamedTuple):
 
 
 class AskNumbers(NamedTuple):
-    """Track to origin: `sequence` is a group of its publisher. Answered by `Numbered`."""
+    """`sequence` is a group of the track's publisher. Answered by `Numbered`."""
 
     track: Ref
     path: str
     name: str
     life: int
     sequence: int | None = None  # None without a group
-    floor: int = 0  # least number if counting starts anew
-    timescale: int | None = None  # units per second of its timestamps, if known
+    floor: int = 0  # if counting starts anew
+    timescale: int | None = None  # units per second
 
 
 class Numbered(NamedTuple):
-    """Origin to track: its numbers."""
+    """Origin to track."""
 
     span: Span | None
     free: bool  # no track uses them
-    timescale: int | None  # units per second for viewers; None if unknown
+    timescale: int | None  # units per second for viewers
 
 
 class NumbersOver(NamedTuple):
-    """Track to origin: it has ended. `following`: the number after its newest group's, for viewers."""
+    """The track has ended. `following`: the number after its newest group's, for viewers."""
 
     track: Ref
     path: str
@@ -462,21 +462,21 @@ class NumbersOver(NamedTuple):
 
 
 class Withdraw(NamedTuple):
-    """Origin to broadcast: it left the directory. It ends with its last track, and sends `BroadcastOver`."""
+    """Of the directory. The broadcast ends with its last track, and sends `BroadcastOver`."""
 
     origin: Ref
     publication: int
 
 
 class BroadcastOver(NamedTuple):
-    """Broadcast to origin: it has ended."""
+    """It has ended."""
 
     publication: int
     path: str
 
 
 class RouteChanged(NamedTuple):
-    """Origin to broadcast to tracks: a publication has another route or none. Tracks without a group ask again.
+    """A publication has another route or none. Tracks without a group ask again.
 
     In a loop of relays each waits for the next while the withdrawal travels.
     """
@@ -485,7 +485,7 @@ class RouteChanged(NamedTuple):
 
 
 class TrackIdle(NamedTuple):
-    """Track to broadcast: it has no subscriber. `handled`: requests forwarded so far."""
+    """No subscriber. `handled`: requests forwarded so far."""
 
     path: str
     track: str
@@ -493,7 +493,7 @@ class TrackIdle(NamedTuple):
 
 
 class TrackEnded(NamedTuple):
-    """Track to broadcast: it has ended; messages under way to it are lost."""
+    """Messages under way to the track are lost."""
 
     path: str
     track: str
@@ -501,28 +501,28 @@ class TrackEnded(NamedTuple):
 
 
 class ListTracks(NamedTuple):
-    """Asked of a broadcast. The reply is its running tracks, by path and name."""
+    """To a broadcast. The reply is its running tracks, by path and name."""
 
 
 class DescribeTrack(NamedTuple):
-    """Asked of a track. The reply is a `TrackRow`."""
+    """To a track. The reply is a `TrackRow`."""
 
 
 # --- track to publishing connection
 
 
 class OpenUpstream(NamedTuple):
-    """Subscribe at the peer. Answered by `Upstream...` messages."""
+    """Answered by `Upstream...` messages."""
 
     track: Ref
     path: str
     name: str
     params: SubscribeParams
-    describe: bool  # `UpstreamProperties` are wanted, too
+    describe: bool  # with `UpstreamProperties`
 
 
 class DescribeUpstream(NamedTuple):
-    """Ask the peer for a track's properties. Answered by `UpstreamProperties` or `UpstreamFailed`."""
+    """Answered by `UpstreamProperties` or `UpstreamFailed`."""
 
     track: Ref
     path: str
@@ -530,7 +530,7 @@ class DescribeUpstream(NamedTuple):
 
 
 class FetchUpstream(NamedTuple):
-    """Fetch one group from the peer. Answered by `FetchedData`."""
+    """Answered by `FetchedData`."""
 
     track: Ref
     path: str
@@ -540,14 +540,14 @@ class FetchUpstream(NamedTuple):
 
 
 class UpdateUpstream(NamedTuple):
-    """New parameters of all subscribers together."""
+    """Of all subscribers together."""
 
     track: Ref
     params: SubscribeParams
 
 
 class StopGroup(NamedTuple):
-    """Stop the rest of that group."""
+    """Its rest."""
 
     track: Ref
     sequence: int
@@ -556,7 +556,7 @@ class StopGroup(NamedTuple):
 
 
 class OpenPast(NamedTuple):
-    """Subscribe to groups before those of the running subscription. Answered by `Past...` with the same number."""
+    """Groups before those of the running subscription. Answered by `Past...` with the same number."""
 
     track: Ref
     path: str
@@ -566,7 +566,7 @@ class OpenPast(NamedTuple):
 
 
 class ClosePast(NamedTuple):
-    """Cancel the latest `OpenPast`."""
+    """The latest `OpenPast`."""
 
     track: Ref
 
@@ -585,27 +585,28 @@ class CloseUpstream(NamedTuple):
 
 
 class OverLimit(NamedTuple):
-    """The peer's publication exceeded a limit: count and log it for its session."""
+    """By the peer's publication: count and log it for its session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
 
 
-# --- publishing connection to track: also GroupData, DatagramReceived, SubscriptionDropped, FetchedData of `moq` ---
+# --- publishing connection to track: also GroupData, DatagramReceived, SubscriptionDropped, FetchedData of
+# `moq`
 
 
 class UpstreamProperties(NamedTuple):
-    """Properties of the track; defaults if the publisher's version has no such answer."""
+    """Defaults if the publisher's version has no such answer."""
 
     properties: TrackProperties
     answered: bool = True
 
 
 class UpstreamStarted(NamedTuple):
-    """The peer accepted. `group`: its first one, if it said so."""
+    """`group`: the first one, if the peer said so."""
 
     group: int | None
-    patience: float = LATE_AT_LEAST  # seconds to wait for late groups, by the round trip
+    patience: float = LATE_AT_LEAST  # seconds for late groups, by the round trip
 
 
 class PastStarted(NamedTuple):
@@ -616,24 +617,24 @@ class PastStarted(NamedTuple):
 
 
 class PastGroups(NamedTuple):
-    """Older groups, as they arrived."""
+    """As they arrived."""
 
     number: int
     parts: tuple[GroupPart, ...]
 
 
 class PastOver(NamedTuple):
-    """The peer has no more older groups, or refuses; the last may be late by `patience` seconds."""
+    """No more older groups; the last may be late by `patience` seconds."""
 
     number: int
     patience: float
 
 
 class UpstreamEnded(NamedTuple):
-    """The peer ended the track. `final`: first sequence that never comes, if it said so."""
+    """`final`: first sequence that never comes, if the peer said so."""
 
     final: int | None
-    patience: float  # seconds to wait for late groups, by the round trip
+    patience: float  # seconds for late groups, by the round trip
 
 
 class UpstreamFailed(NamedTuple):
@@ -647,7 +648,7 @@ class UpstreamFailed(NamedTuple):
 
 
 class CacheSize(NamedTuple):
-    """Track to cache budget: its bytes changed, or the `answer` to `EvictTo`."""
+    """Of a track: its bytes changed, or the `answer` to `EvictTo`."""
 
     track: Ref
     size: int
@@ -655,7 +656,7 @@ class CacheSize(NamedTuple):
 
 
 class EvictTo(NamedTuple):
-    """Cache budget to track: evict down to `size` bytes, the newest group only with `newest`."""
+    """Down to `size` bytes, the newest group only with `newest`."""
 
     size: int
     newest: bool
@@ -665,7 +666,7 @@ class EvictTo(NamedTuple):
 
 
 class PeerConnected(NamedTuple):
-    """A session with another relay has begun. `hop`: its id, or 0. `peer` dialled it; None: the other relay did."""
+    """With another relay. `hop`: its id, or 0. `peer` dialled it; None: the other relay did."""
 
     session: int
     connection: Ref
@@ -674,7 +675,7 @@ class PeerConnected(NamedTuple):
 
 
 class PeerDisconnected(NamedTuple):
-    """Such a session has ended. `lost`: neither side closed it."""
+    """`lost`: neither side closed it."""
 
     session: int
     connection: Ref
@@ -690,26 +691,26 @@ class OtherSession(NamedTuple):
 
 
 class PeerSessionLost(NamedTuple):
-    """Cluster to peer: a session that the relay dialled broke off."""
+    """A session that the relay dialled broke off."""
 
 
 class MemberGone(NamedTuple):
-    """Cluster to peer: the relay withdrew its name."""
+    """The relay withdrew its name."""
 
 
 class MemberBack(NamedTuple):
-    """Cluster to peer: the relay's name is announced."""
+    """The relay's name is announced."""
 
 
 class PeerEnded(NamedTuple):
-    """Peer to cluster: it has ended."""
+    """Peer to cluster."""
 
     target: str
     peer: Ref
 
 
 class ListPeers(NamedTuple):
-    """Asked of the cluster. The reply is `Peers`."""
+    """To the cluster. The reply is `Peers`."""
 
 
 class Peers(NamedTuple):
@@ -720,4 +721,4 @@ class Peers(NamedTuple):
 
 
 class DescribePeer(NamedTuple):
-    """Asked of a peer. The reply is a `PeerRow`."""
+    """To a peer. The reply is a `PeerRow`."""

@@ -55,6 +55,7 @@ class PeerNamespaces:
         self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
         self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
         self._held = 0  # all of them
+        self._told: dict[str, int] = {}  # the request of ours that such a path was announced to
         self._waiting: dict[Exchange, Callable[[], RequestHandler]] = {}  # until our owner asks
         self.deadline = NEVER
 
@@ -71,6 +72,7 @@ class PeerNamespaces:
         else:
             core.emit(AnnouncementsComplete(request))
         self._interests[request] = prefix, interest
+        self._tell(path for path in self._holders if path not in self._told)
         waiting, self._waiting = self._waiting, {}
         self.deadline = NEVER
         for exchange, again in waiting.items():
@@ -89,6 +91,7 @@ class PeerNamespaces:
         interest = found[1]
         if interest is not None and interest.exchange is not None:
             interest.exchange.leave()
+        self._pass_on(request)
         return True
 
     def ended(self, request: int, paths: Iterable[str], code: int | None) -> None:
@@ -97,6 +100,21 @@ class PeerNamespaces:
         for path in paths:
             self._core.emit(Unannounced(request, path, said=False))
         self._core.emit(AnnouncementsEnded(request, code))
+        self._pass_on(request)
+
+    def _pass_on(self, request: int) -> None:
+        """Paths of a request that is over go to another one, if it covers them."""
+        paths = [path for path, told in self._told.items() if told == request]
+        for path in paths:
+            del self._told[path]
+        self._tell(paths)
+
+    def _tell(self, paths: Iterable[str]) -> None:
+        for path in list(paths):
+            request = self._interest_of(path)
+            if request is not None:
+                self._told[path] = request
+                self._core.emit(Announced(request, path, (), Route()))
 
     def _interest_of(self, path: str) -> int | None:
         return next(
@@ -134,8 +152,7 @@ class PeerNamespaces:
 
     def hold(self, path: str, number: int) -> int | None:
         """Request `number` keeps `path` announced. Returns the code of a refusal."""
-        request = self._interest_of(path)
-        if request is None:
+        if self._interest_of(path) is None:
             return StreamCode.UNAUTHORIZED
         if self._held >= 2 * self._core.limits.announces:
             # our owner closes a session with too many paths; these are several requests for each
@@ -143,7 +160,7 @@ class PeerNamespaces:
             return StreamCode.NO_CAPACITY
         holders = self._holders.setdefault(path, set())
         if not holders:
-            self._core.emit(Announced(request, path, (), Route()))
+            self._tell((path,))
         holders.add(number)
         self._held += 1
         return None
@@ -156,7 +173,7 @@ class PeerNamespaces:
         self._held -= 1
         if not holders:
             del self._holders[path]
-            request = self._interest_of(path)
+            request = self._told.pop(path, None)
             if request is not None:
                 self._core.emit(Unannounced(request, path, said=said))
 
@@ -381,8 +398,45 @@ class NamespaceWriter(RequestHandler):
         self._owner.cancelled(self.request, code)
 
 
+class Offered(RequestHandler):
+    """PUBLISH_NAMESPACE of ours. A refusal ends it, and is no news to our owner."""
+
+    def __init__(self) -> None:
+        self.exchange: Exchange | None = None
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestError) and self.exchange is not None:
+            self.exchange.finish()
+
+
+class OwnNamespaces:
+    """Our PUBLISH_NAMESPACEs: one for each path, for any number of reasons."""
+
+    def __init__(self, exchanges: Exchanges) -> None:
+        self._exchanges = exchanges
+        self._by_path: dict[str, Exchange] = {}
+        self._reasons: dict[str, int] = {}
+
+    def hold(self, path: str) -> None:
+        """One more reason."""
+        if path not in self._by_path:
+            handler = Offered()
+            handler.exchange = self._by_path[path] = self._exchanges.ask(
+                lambda number: PublishNamespace(number, namespace_of(path)), handler
+            )
+        self._reasons[path] = self._reasons.get(path, 0) + 1
+
+    def release(self, path: str) -> None:
+        """One less; withdraws the path after the last one."""
+        left = self._reasons.pop(path) - 1
+        if left:
+            self._reasons[path] = left
+        else:
+            self._by_path.pop(path).leave()
+
+
 class RequestingWriter(NamespaceWriter):
-    """On draft 14: a PUBLISH_NAMESPACE for each path."""
+    """On draft 14: a PUBLISH_NAMESPACE for each path, which outlives the interest, so we withdraw it."""
 
     def __init__(
         self,
@@ -391,27 +445,34 @@ class RequestingWriter(NamespaceWriter):
         request: int,
         prefix: str,
         exchange: Exchange,
-        exchanges: Exchanges,
+        namespaces: OwnNamespaces,
     ) -> None:
         super().__init__(core, owner, request, prefix, exchange)
-        self._exchanges = exchanges
-        self._offered: dict[str, Exchange] = {}
+        self._namespaces = namespaces
+        self._held: set[str] = set()
 
     def _write(self, path: str, *, live: bool) -> int:
         if live:
-            self._offered[path] = offered(self._exchanges, path)
+            self._held.add(path)
+            self._namespaces.hold(path)
         else:
-            self._offered.pop(path).leave()
+            self._held.discard(path)
+            self._namespaces.release(path)
         return 0
 
+    def refuse(self, code: int) -> None:
+        super().refuse(code)
+        self._withdraw_all()
 
-class Offered(RequestHandler):
-    """PUBLISH_NAMESPACE of ours: the peer's answer does not matter."""
+    def on_finished(self) -> None:
+        super().on_finished()
+        self._withdraw_all()
 
-    def on_message(self, message: Message) -> None:
-        pass
+    def on_left(self, code: int) -> None:
+        super().on_left(code)
+        self._withdraw_all()
 
-
-def offered(exchanges: Exchanges, path: str) -> Exchange:
-    """Without being asked."""
-    return exchanges.ask(lambda number: PublishNamespace(number, namespace_of(path)), Offered())
+    def _withdraw_all(self) -> None:
+        held, self._held = self._held, set()
+        for path in held:
+            self._namespaces.release(path)

@@ -101,10 +101,7 @@ class SessionFault(ProtocolViolation):
 
 
 class IetfCore(Machine):
-    """Of one moq-transport session.
-
-    Size: a table of codes in each direction, beside the life of a session.
-    """
+    """Of one moq-transport session."""
 
     def __init__(self, session: Session, limits: Limits, hop: int, version: Draft) -> None:
         super().__init__(session, limits, hop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
@@ -64,6 +64,9 @@ KINDS: Final = {
 }
 
 RETRY_NEVER: Final = None
+
+Name: TypeAlias = tuple[RequestKind, bool, TrackNamespace | None]
+"""Of a request about a namespace; the flag: it is ours."""
 
 MOST_IDS: Final = 1 << 30
 """What the requests cost is limited elsewhere, so that no peer waits for ids."""
@@ -293,7 +296,7 @@ class ControlExchange(Exchange):
     ) -> None:
         super().__init__(core, owner, number, kind, stream)
         self._leaving = leaving
-        self.name: tuple[bool, TrackNamespace] | None = None  # in the owner's table of names
+        self.name: Name | None = None  # in the owner's table of names
 
     @property
     def shares_stream(self) -> bool:
@@ -316,7 +319,8 @@ class ControlExchange(Exchange):
 
     def update(self, params: Parameters) -> int:
         number = super().update(params)
-        self._owner.await_update(number, self)
+        if not self.over:
+            self._owner.await_update(number, self)
         return number
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:  # noqa: ARG002 - messages of the end have no code
@@ -345,8 +349,8 @@ class Exchanges:
         self.on_streams: set[StreamExchange] = set()
         self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
         self._updates: dict[int, ControlExchange] = {}  # unanswered ones of ours
-        self._names: dict[tuple[bool, TrackNamespace], int] = {}
-        """By (is ours, name): 14 ends requests about namespaces by name."""
+        self._names: dict[Name, list[int]] = {}
+        """The oldest first: 14 ends requests about namespaces by name."""
         self.control: Stream | None = None  # of our control messages
         self._most_unread = min(MOST_UNREAD, core.limits.backlog_session)
 
@@ -423,11 +427,11 @@ class Exchanges:
             self._core, self, number, kind, self.control, leaving
         )
         if isinstance(message, PublishNamespace):
-            exchange.name = ours, message.namespace
+            exchange.name = kind, ours, message.namespace
         elif isinstance(message, SubscribeNamespace):
-            exchange.name = ours, message.prefix
+            exchange.name = kind, ours, message.prefix
         if exchange.name is not None:
-            self._names[exchange.name] = number
+            self._names.setdefault(exchange.name, []).append(number)
         return exchange
 
     def write(self, message: Message) -> int:
@@ -448,8 +452,11 @@ class Exchanges:
             self.release(exchange.id)
             if self._updates:
                 self._updates = {n: other for n, other in self._updates.items() if other is not exchange}
-            if exchange.name is not None and self._names.get(exchange.name) == exchange.id:
-                del self._names[exchange.name]
+            if exchange.name is not None:
+                same = self._names[exchange.name]
+                same.remove(exchange.id)
+                if not same:
+                    del self._names[exchange.name]
 
     # --- the control stream of the older drafts
 
@@ -476,11 +483,13 @@ class Exchanges:
             case Unsubscribe() | FetchCancel():
                 self._left(message.request_id)
             case PublishNamespaceDone():
-                self._left(self._named(message.request_id, message.namespace, ours=False))
+                published = RequestKind.PUBLISH_NAMESPACE, False, message.namespace
+                self._left(self._named(published) if message.request_id is None else message.request_id)
             case PublishNamespaceCancel():
-                self._left(self._named(message.request_id, message.namespace, ours=True))
+                published = RequestKind.PUBLISH_NAMESPACE, True, message.namespace
+                self._left(self._named(published) if message.request_id is None else message.request_id)
             case UnsubscribeNamespace():
-                self._left(self._named(None, message.prefix, ours=False))
+                self._left(self._named((RequestKind.SUBSCRIBE_NAMESPACE, False, message.prefix)))
             case MaxRequestId():
                 self.grant(message.request_id)
             case RequestsBlocked():
@@ -488,8 +497,10 @@ class Exchanges:
             case Setup() | Namespace() | NamespaceDone() | PublishBlocked() | PublishStateNotify():
                 raise ProtocolViolation(f"{type(message).__name__} on the control stream")
 
-    def _named(self, number: int | None, name: TrackNamespace | None, *, ours: bool) -> int | None:
-        return number if number is not None or name is None else self._names.get((ours, name))
+    def _named(self, name: Name) -> int | None:
+        """The oldest of that name."""
+        same = self._names.get(name)
+        return same[0] if same else None
 
     def _pass(self, message: Message, number: int | None) -> None:
         exchange = None if number is None else self._by_id.get(number) or self._updates.pop(number, None)

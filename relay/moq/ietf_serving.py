@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from relay.model.track import TrackProperties
-from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
+from relay.moq.ietf_announce import NamespaceWriter, OwnNamespaces, RequestingWriter
 from relay.moq.ietf_core import MISSING, IetfCore
 from relay.moq.ietf_delivery import IetfDelivery, OfferedDelivery, properties_of
 from relay.moq.ietf_exchange import NO_HANDLER, Exchange, Exchanges, RequestHandler
@@ -92,7 +92,6 @@ class TrackOffer:
     def __init__(self, path: str, track: str) -> None:
         self.path = path
         self.track = track
-        self.withdrawn = False
         self.delivery: IetfDelivery | None = None
 
 
@@ -138,7 +137,8 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._unanswered: dict[int, TracksInterest] = {}
         self._offering: dict[int, TrackOffer] = {}  # by the request for their properties
         self._fetches: dict[int, FetchAnswer] = {}  # by their present request
-        self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
+        self._namespaces = OwnNamespaces(exchanges)
+        self._offered: set[str] = set()  # paths that we announce unasked
 
     def open(self, exchange: Exchange, message: Request) -> RequestHandler:
         """A request that consumes. Returns our side."""
@@ -235,7 +235,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             if core.profile.namespace_streams:
                 writer = NamespaceWriter(core, self, request, prefix, exchange)
             else:
-                writer = RequestingWriter(core, self, request, prefix, exchange, self._exchanges)
+                writer = RequestingWriter(core, self, request, prefix, exchange, self._namespaces)
             exchange.handler = writer
             self._writers[request] = writer
             core.emit(AnnounceRequested(request, prefix, 0))
@@ -277,9 +277,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             tracks[path, track] = self._offering[question] = TrackOffer(path, track)
             self._core.emit(InfoRequested(question, path, track))
         elif not offered and (offer := tracks.pop((path, track), None)) is not None:
-            offer.withdrawn = True
-            if offer.delivery is not None and not offer.delivery.over and not offer.delivery.begun:
-                super().reject(offer.delivery.request, StreamCode.CANCELLED)
+            self._withdraw(offer)
 
     def _publish(self, offer: TrackOffer, info: TrackProperties) -> None:
         """The answer begins a subscription of the peer."""
@@ -296,10 +294,22 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         offer.delivery = self._deliveries[request] = delivery
 
     def end_interest(self, request: int) -> None:
-        """Tracks offered to the peer continue."""
+        """Tracks that the peer takes continue."""
         self._unanswered.pop(request, None)
-        if self._tracks.pop(request, None) is not None:
+        tracks = self._tracks.pop(request, None)
+        if tracks is not None:
+            for offer in tracks.values():
+                self._withdraw(offer)
             self._core.emit(RequestCancelled(request, None))
+
+    def _withdraw(self, offer: TrackOffer) -> None:
+        """The track is not to be offered any more. A subscription that has begun goes on."""
+        question = next((number for number, asked in self._offering.items() if asked is offer), None)
+        if question is not None:
+            del self._offering[question]
+            self._core.emit(RequestCancelled(question, None))
+        if offer.delivery is not None and not offer.delivery.over and not offer.delivery.begun:
+            super().reject(offer.delivery.request, StreamCode.CANCELLED)
 
     # --- answers
 
@@ -311,7 +321,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             status.ok(Parameters(largest=where, **self._fixed()), properties=kept)
             status.finish()
         offer = self._offering.pop(request, None)
-        if offer is not None and not offer.withdrawn:
+        if offer is not None:
             self._publish(offer, properties)
         fetch = self._fetches.get(request)
         if fetch is not None:
@@ -332,7 +342,10 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             status.error(code)
         if self._offering.pop(request, None) is not None:
             return
-        if self._tracks.pop(request, None) is not None:
+        tracks = self._tracks.pop(request, None)
+        if tracks is not None:
+            for offer in tracks.values():
+                self._withdraw(offer)
             interest = self._unanswered.pop(request, None)
             if interest is not None:
                 interest.exchange.error(code)
@@ -341,6 +354,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if fetch is not None:
             fetch.missing(code)
             return
+        self._end_tracks(request)
         delivery = self._asking.pop(request, None)
         if delivery is None:
             super().reject(request, code)
@@ -392,10 +406,14 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             fetch.on_left(StreamCode.CANCELLED if code is None else code)
         if self._statuses.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, code))
+        self._end_tracks(request)
+        super().cancelled(request, code)
+
+    def _end_tracks(self, request: int) -> None:
+        """Of an interest in namespaces that is for tracks, too."""
         writer = self._writers.get(request)
         if isinstance(writer, NamespaceWriter) and writer.tracks:
             self.end_interest(writer.tracks)
-        super().cancelled(request, code)
 
     # --- fetches
 
@@ -420,12 +438,12 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         super().offer(path, offer)
         if not self._core.session.is_client or not path:
             return
-        if offer is None:
-            exchange = self._offered.pop(path, None)
-            if exchange is not None:
-                exchange.leave()
-        elif path not in self._offered:
-            self._offered[path] = offered(self._exchanges, path)
+        if offer is None and path in self._offered:
+            self._offered.discard(path)
+            self._namespaces.release(path)
+        elif offer is not None and path not in self._offered:
+            self._offered.add(path)
+            self._namespaces.hold(path)
 
 
 class Questioner(RequestHandler):

@@ -19,11 +19,8 @@ from relay.moq.lite_setup import SetupExchange
 from relay.moq.machine import AliveCheck
 from relay.moq.session import Features
 from relay.moq.setup import Options
-from relay.transport.session import (
-    Session,
-    Stream,
-    StreamData,
-)
+from relay.transport.session import Event as TransportEvent
+from relay.transport.session import Session, Stream, StreamData
 from relay.wire.errors import NoCommonVersion, WireError, session_code_for
 from relay.wire.frame import FrameHeader, GroupHeader
 from relay.wire.frame_decoder import UniDecoder
@@ -49,10 +46,7 @@ MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
 
 class LiteSession(LiteCore):
-    """One session.
-
-    Size: the life of a session (`Machine`), and the parts that it is made of.
-    """
+    """One session."""
 
     __deletable__ = ("setup", "requests", "serving")
 
@@ -94,6 +88,10 @@ class LiteSession(LiteCore):
         except NoCommonVersion as error:
             self._on_wire_error(error, None)
 
+    def receive(self, events: Iterable[TransportEvent], now: float) -> None:
+        super().receive(events, now)
+        self.setup.give_away()
+
     def unlink(self) -> None:
         super().unlink()
         del self.setup, self.requests, self.serving
@@ -126,6 +124,9 @@ class LiteSession(LiteCore):
 
     def close_code(self, error: WireError) -> int:
         return error.close_code(self.version)
+
+    def _on_late(self, event: TransportEvent) -> None:
+        self.setup.on_late(event)
 
     # --- streams of the peer
 

@@ -18,6 +18,7 @@ from relay.moq.session import (
     PeerInfo,
 )
 from relay.moq.setup import Held, Options
+from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Stream, StreamData
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
 from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
@@ -57,6 +58,8 @@ class SetupExchange:
         # to SETUP (01, 02), sent after admission
         self._answer: tuple[Stream, ServerSetup] | None = None
         self._stream: Stream | None = None  # of 01 and 02
+        self._successor: Draft | None = None  # chosen by SETUP, its machine is to take over
+        self._left: list[TransportEvent] = []  # for that machine
 
     def start(self) -> None:
         """What can be sent. Raises NoCommonVersion."""
@@ -97,7 +100,7 @@ class SetupExchange:
         if self._core.session.is_client or stream.unidirectional or self._stream is not None:
             return None
         self._stream = stream
-        return _SetupStream(self._core, self, SetupDecoder())
+        return _SetupStream(self._core, self, SetupDecoder(pauses=True))
 
     # --- messages
 
@@ -178,14 +181,28 @@ class SetupExchange:
     def _hand_over(self, stream: Stream, draft: Draft) -> None:
         """To the machine of that draft, with all that has come so far."""
         core = self._core
-        assert isinstance(stream.context, _SetupStream)
-        events = (StreamData(stream, stream.context.received, fin=False), *self.held.take())
-        for event in events:
+        opening = stream.context
+        assert isinstance(opening, _SetupStream)
+        self._left += (StreamData(stream, opening.received, fin=opening.finished), *self.held.take())
+        for event in self._left:
             if isinstance(event, StreamData):
                 event.stream.context = None
+        self._stream = None
         self.stop()
         core.state = State.CLOSED
-        core.emit(DialectChosen(draft, events))
+        self._successor = draft
+
+    def on_late(self, event: TransportEvent) -> None:
+        """An event behind SETUP, in the same turn."""
+        if self._successor is not None:
+            self._left.append(event)
+
+    def give_away(self) -> None:
+        """At the end of a turn."""
+        if self._successor is not None:
+            self._core.emit(DialectChosen(self._successor, tuple(self._left)))
+            self._successor = None
+            self._left.clear()
 
     def on_server_setup(self, setup: ServerSetup) -> None:
         """01 and 02, client side."""
@@ -234,16 +251,20 @@ class _SetupStream(Handler):
         self, core: LiteCore, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder
     ) -> None:
         self.received = b""  # until SETUP has chosen a version
+        self.finished = False
         self._core = core
         self._setup = setup
         self._decoder = decoder
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        self.finished = fin
         if self._core.state is State.NEGOTIATING:
             self.received += data
         for message in self._decoder.feed(data):
             if isinstance(message, ClientSetup):
                 self._setup.on_client_setup(stream, message)
+                if stream.context is self:
+                    self.on_data(stream, b"", fin=False)  # the rest of the slice
             elif isinstance(message, ServerSetup):
                 self._setup.on_server_setup(message)
             else:

@@ -96,7 +96,10 @@ class AliveCheck:
 
 
 class Machine(Core):
-    """Subclasses make its parts."""
+    """Subclasses make its parts.
+
+    Size: the life of a session, with a method for each thing that dialects do in their own way.
+    """
 
     __deletable__ = ("_setup_part", "_requests_part", "_serving_part", "alive")
 
@@ -174,6 +177,7 @@ class Machine(Core):
 
     def _on_event(self, event: TransportEvent) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
         if self.state is State.CLOSED:
+            self._on_late(event)
             return
         stream: Stream | None = None
         try:
@@ -211,6 +215,9 @@ class Machine(Core):
                 self._end(event)
         except WireError as error:
             self._on_wire_error(error, stream)
+
+    def _on_late(self, event: TransportEvent) -> None:
+        """An event after the end."""
 
     def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
         """Refuse the stream if that is enough, else the session."""

@@ -568,6 +568,9 @@ class Connection:
             path.responses.append(plain[at:end])
             if len(path.responses) > MOST_RESPONSES:
                 del path.responses[0]
+            if path is self.path and not self._frames:
+                # What moves the peer back, if it takes us for moved (RFC 9000, 9.3.3).
+                self._frames.append(ControlFrame(errors.PING, b"\x01"))
         else:
             self._on_path_response(plain[at:end], path)
         return end
@@ -674,6 +677,10 @@ class Connection:
         self._other_paths.append(old)
         self.path = path
         self._used_cid = used
+        if old.validated:
+            # Once: a peer that has not moved, but whose packets another sends on, comes back (RFC 9000, 9.3.3).
+            old.challenge = self._random.randbytes(8)
+            old.challenge_due = True
         if not path.validated:
             self._challenge(path, now)
         if path.address[0] != old.address[0]:

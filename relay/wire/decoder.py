@@ -229,12 +229,23 @@ class _SetupStream(Incremental[Item]):
 
 
 class SetupDecoder(_SetupStream[ClientSetup | SessionInfo]):
-    """Server side, 01 and 02: the client's first bidi stream."""
+    """Server side, 01 and 02: the client's first bidi stream.
 
-    __slots__ = ()
+    With `pauses` the slice that completes ClientSetup gives that alone: it may choose another protocol for what follows.
+    The next call gives the rest, and `feed(b"")` does if there is no more data.
+    """
+
+    __slots__ = ("_pauses",)
+
+    def __init__(self, max_message: int = MAX_MESSAGE, *, pauses: bool = False) -> None:
+        super().__init__(max_message)
+        self._pauses = pauses
 
     def _next(self) -> ClientSetup | SessionInfo | None:
         if self._done:
+            if self._pauses:
+                self._pauses = False
+                return None
             return self._info()
         if self._form is None:
             value = self._varint()

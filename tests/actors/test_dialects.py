@@ -37,9 +37,16 @@ WITHIN = 60.0  # seconds of virtual time
 LITE = tuple(Version)
 DRAFTS = tuple(Draft)
 
+ACROSS = [
+    (lite, draft)
+    for lite in LITE
+    for draft in DRAFTS
+    if FULL or lite is Version.LITE_06 or draft is Draft.DRAFT_18
+]
+
 PAIRS: list[tuple[AnyVersion, AnyVersion]] = [
-    *((lite, draft) for lite in LITE for draft in DRAFTS),
-    *((draft, lite) for lite in LITE for draft in DRAFTS),
+    *ACROSS,
+    *((draft, lite) for lite, draft in ACROSS),
     *(
         (one, other)
         for one in DRAFTS

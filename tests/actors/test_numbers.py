@@ -196,8 +196,7 @@ async def test_numbers_of_a_lost_track_are_kept_until_viewers_have_asked_again()
 
 
 @pytest.mark.parametrize("how", ["lost", "closed", "withdrawn", "hangs"])
-@pytest.mark.parametrize("publishers", WITH_IDS)
-@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(("publishers", "version"), pairs(WITH_IDS))
 @pytest.mark.virtual
 async def test_a_publisher_that_comes_back_and_counts_anew_is_shown_from_its_first_group(
     version: Version, publishers: Version, how: str

@@ -40,7 +40,7 @@ from tests.e2e.support import (
     viewer,
     webtransport,
 )
-from tests.e2e.swarm import Swarm, first_packet, one_rtt_packets, swarm
+from tests.e2e.swarm import PLAIN, Swarm, first_packet, one_rtt_packets, swarm
 from tests.e2e.test_command import relay as relay_command
 from tests.e2e.test_https import https_port
 from tests.e2e.test_metrics import scrape, until, value
@@ -290,15 +290,16 @@ ORDINARY = 5e-6
 """CPU seconds of an ordinary packet, as the relay assumes here: compiled, it reads even these in little more."""
 
 
-@ways
-async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(way: str) -> None:
+@pytest.mark.drives("packet_time")
+@pytest.mark.parametrize(("way", "alpn"), [("native", PLAIN), ("pure", PLAIN), ("native", "moqt-18")])
+async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(way: str, alpn: str) -> None:
     """The peer has not requested a session. Viewers lose nothing meanwhile."""
     limits = limited(packet_time=0.02, setup_timeout=600.0)
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running(limits=limits, quic=WAYS[way]))
         other = await stack.enter_async_context(bystander(webtransport(relay), trusting(relay)))
         async with swarm(relay.port) as attacker:
-            name = attacker.join()
+            name = attacker.join(alpn)
             await attacker.until(lambda: name in attacker.established)
             client = attacker.established[name]
             await attacker.until(

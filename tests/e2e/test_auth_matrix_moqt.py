@@ -65,9 +65,16 @@ SAMPLE = [
     ("webtransport", Draft.DRAFT_16, "url"),
     ("quic", Draft.DRAFT_16, "setup"),
     ("webtransport", Draft.DRAFT_18, "setup"),
+    ("websocket", Draft.DRAFT_20, "url"),
+    ("websocket", Draft.DRAFT_14, "setup"),
 ]
 WAYS = (
-    [(way, draft, place) for way in ("quic", "webtransport") for draft in Draft for place in ("url", "setup")]
+    [
+        (way, draft, place)
+        for way in ("quic", "webtransport", "websocket")
+        for draft in Draft
+        for place in ("url", "setup")
+    ]
     if FULL
     else SAMPLE
 )

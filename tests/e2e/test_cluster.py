@@ -809,7 +809,7 @@ async def test_publisher_gone_for_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual(False)
-@pytest.mark.parametrize("peer", [NEW, OLD])
+@pytest.mark.parametrize("peer", first(NEW, OLD))
 async def test_real_peers(tmp_path: Path, peer: str) -> None:
     """moq-rs publishes at one leaf and watches at another one and at the root; so do older versions at the edge."""
     async with cluster(tmp_path, 3, quic=PATIENT) as nodes, contextlib.AsyncExitStack() as stack:
@@ -941,7 +941,7 @@ async def relay_of_today() -> AsyncIterator[int]:
 
 
 @pytest.mark.virtual(False)
-@pytest.mark.parametrize("scheme", ["https", "moqt"])
+@pytest.mark.parametrize("scheme", first("moqt", "https"))
 async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
     """Broadcasts in both directions; a withdrawal is one end."""
     async with relay_of_today() as port, cluster(tmp_path, 1, start=False, quic=PATIENT) as nodes:

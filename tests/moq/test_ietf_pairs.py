@@ -168,6 +168,11 @@ def test_a_namespace_that_nobody_wants_is_refused(draft: Draft) -> None:
     pair.settle()
     assert pair.server.of(Announced) == []
     assert pair.client.of(Closed) == []
+    for end in (pair.client, pair.server):  # the request is over on both sides
+        assert end.moq.exchanges._by_id == {}
+        assert all(stream.finished for stream in end.session.streams if not stream.unidirectional) or not (
+            end.moq.profile.request_streams
+        )
 
 
 @drafts
@@ -193,6 +198,63 @@ def test_a_client_asks_for_announcements(draft: Draft, step: int) -> None:
     pair.settle()
     assert request.request in [event.request for event in pair.server.of(RequestCancelled)]
     assert pair.client.of(AnnouncementsEnded) == []
+
+
+def test_a_namespace_is_withdrawn_with_the_last_interest_in_it() -> None:
+    """On draft 14 each is a request of its own, which outlives the interest."""
+    pair = Pair(Draft.DRAFT_14)
+    client, server = pair.client.moq, pair.server.moq
+    interests = [client.requests.request_announcements(prefix) for prefix in ("demo", "")]
+    pair.settle()
+    for request in pair.server.of(AnnounceRequested):
+        server.serving.announce_initial(request.request, [Offer("demo/cam")])
+    pair.settle()
+    assert [event.request for event in pair.client.of(Announced)] == interests[:1]
+    for interest in interests:
+        assert list(client.requests.namespaces._holders) == ["demo/cam"]
+        client.requests.cancel(interest)
+        pair.settle()
+    assert [event.request for event in pair.client.of(Announced)] == interests
+    assert client.requests.namespaces._holders == {}
+    assert client.exchanges._by_id == server.exchanges._by_id == {}
+
+
+def test_a_prefix_and_a_namespace_of_one_name_end_each_by_itself() -> None:
+    """Draft 14 ends them by name."""
+    pair = Pair(Draft.DRAFT_14)
+    watched = pair.server.moq.requests.request_announcements("")
+    interests = [pair.client.moq.requests.request_announcements("demo") for _ in range(2)]
+    pair.settle()
+    pair.client.moq.serving.offer("demo", Offer("demo"))
+    pair.settle()
+    for number, interest in enumerate(interests, 1):
+        pair.client.moq.requests.cancel(interest)
+        pair.settle()
+        ended = [event.request for event in pair.server.of(RequestCancelled)]
+        assert sum(asked.request in ended for asked in pair.server.of(AnnounceRequested)) == number
+        assert pair.server.of(Unannounced) == []
+    pair.client.moq.serving.offer("demo", None)
+    pair.settle()
+    assert [(event.request, event.path) for event in pair.server.of(Unannounced)] == [(watched, "demo")]
+
+
+@drafts
+def test_a_namespace_goes_to_another_interest_that_covers_it(draft: Draft) -> None:
+    pair = Pair(draft)
+    requests = pair.server.moq.requests
+    first, second = requests.request_announcements("demo"), requests.request_announcements("")
+    pair.client.moq.serving.offer("demo/cam", Offer("demo/cam"))
+    pair.settle()
+    requests.cancel(first)
+    pair.settle()
+    assert [event.request for event in pair.server.of(Announced)] == [first, second]
+    requests.cancel(second)
+    third = requests.request_announcements("demo")
+    pair.settle()
+    assert [event.request for event in pair.server.of(Announced)] == [first, second, third]
+    pair.client.moq.serving.offer("demo/cam", None)
+    pair.settle()
+    assert [event.request for event in pair.server.of(Unannounced)] == [third]
 
 
 @drafts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from relay.moq.session import (
     Event,
     Fault,
     Incompatible,
+    InfoRequested,
     Introduced,
     LimitExceeded,
     Opened,
@@ -33,6 +35,9 @@ from relay.transport.session import Pong, SessionClosed, StreamData, StreamReset
 from relay.wire.announce import AnnounceRequest
 from relay.wire.control import SessionInfo
 from relay.wire.frame import GroupHeader, group_header, open_request, setup_stream
+from relay.wire.ietf.control import encode
+from relay.wire.ietf.messages import Subscribe as IetfSubscribe
+from relay.wire.ietf.profile import DRAFT_14
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.subscribe import Subscribe
 from relay.wire.version import Draft, Version
@@ -522,6 +527,34 @@ def test_the_same_opening_may_choose_draft_14(offered: list[int], step: int) -> 
     assert [type(event) for event in moq.poll()] == [Opened, Established]
     assert control.written[:1] == b"\x21"
     assert chosen.events[1:] == (StreamData(early, b"early", False),)
+
+
+@pytest.mark.parametrize("end", [None, "fin", "reset", "close"])
+def test_what_follows_in_the_same_turn_goes_to_the_chosen_draft(end: str | None) -> None:
+    """A request in the same packet as SETUP, another stream, and the end."""
+    session = FakeSession(None, is_client=False)
+    lite = End(session, (*ALL, Draft.DRAFT_14), hop=1).started()
+    control = session.peer_opens(unidirectional=False)
+    data = ClientSetup(SetupForm.DRAFT14, (Draft.DRAFT_14.setup_code,), {2: 100}).encode()
+    data += encode(IetfSubscribe(0, (b"demo",), b"video"), DRAFT_14)
+    late = session.peer_opens(unidirectional=True)
+    events: list[Any] = [StreamData(control, data, end == "fin"), StreamData(late, b"late", False)]
+    if end == "reset":
+        events.append(StreamReset(control, 1))
+    elif end == "close":
+        events.append(SessionClosed(0, "", by_peer=True))
+    lite.receive(*events)
+    chosen = lite.one(DialectChosen)
+    assert chosen.events == tuple(events)
+    assert lite.events[-1] is chosen
+    lite.moq.unlink()
+    moq = open_session(session, Limits(), 1, (), admitted=True, chosen=chosen.version)
+    moq.start(0.0)
+    moq.receive(chosen.events, 0.0)
+    kinds_of = [type(event) for event in moq.poll()]
+    assert kinds_of[:3] == [Opened, Established, InfoRequested]
+    assert moq.closed is (end is not None)
+    assert (kinds_of[-1] is Closed) is (end is not None)
 
 
 def test_draft_14_is_not_chosen_where_it_is_not_spoken() -> None:

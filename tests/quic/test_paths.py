@@ -30,9 +30,14 @@ def challenges(hand: Hand, packets: list[Packet]) -> list[tuple[Any, ...]]:
     return hand.frames(errors.PATH_CHALLENGE, packets)
 
 
+def challenged(hand: Hand, packets: list[Packet]) -> list[Packet]:
+    return [packet for packet in packets if challenges(hand, [packet])]
+
+
 def move(hand: Hand, address: Any = PORT, *, cid: bytes = b"", size: int = 1300) -> list[Packet]:
-    """A packet of the peer from another address, large enough for answers."""
-    return hand.say(PING + bytes(size), address=address, cid=cid)
+    """A packet of the peer from another address, large enough for answers. Returns what is sent there."""
+    sent = hand.say(PING + bytes(size), address=address, cid=cid)
+    return [packet for packet in sent if packet.address == address]
 
 
 # -- moving
@@ -53,6 +58,31 @@ def test_a_moved_peer_is_followed_and_validated(address: Any) -> None:
     hand.address = address
     hand.quic.ping()
     assert hand.flush()[0].address == address
+
+
+def test_the_address_that_was_left_is_asked_once() -> None:
+    """A peer that has not moved answers, and comes back (RFC 9000, 9.3.3)."""
+    hand = Hand().quiet()
+    sent = hand.say(PING, bytes(1300), address=PORT)
+    (asked,) = [packet for packet in sent if packet.address == CLIENT]
+    assert asked.size == 1200
+    ((kind, data),) = asked.frames
+    assert kind == errors.PATH_CHALLENGE
+    hand.say(b"\x1b" + bytes(data))  # a probing packet
+    assert hand.quic.path.address == PORT
+    sent = hand.say(PING)
+    assert hand.quic.path.address == CLIENT
+    assert hand.quic.path.validated
+    assert not any(packet.address == CLIENT for packet in challenged(hand, sent))
+
+
+def test_a_peer_that_is_taken_for_moved_comes_back() -> None:
+    """It sends more than a probing packet (RFC 9000, 9.3.3)."""
+    hand = Hand().quiet()
+    sent = hand.say(challenge())
+    frames = [frame for packet in sent for frame in packet.frames]
+    assert (errors.PATH_RESPONSE, b"12345678") in frames
+    assert any(frame[0] == errors.PING for frame in frames)
 
 
 def test_a_new_port_keeps_the_window_and_a_new_network_does_not() -> None:
@@ -324,7 +354,7 @@ def test_a_response_that_moves_again() -> None:
     sent = hand.say(response(frame), PING, bytes(1200), address=NETWORK, cid=hand.quic.host_cids.all()[1])
     assert hand.quic.path.address == NETWORK
     assert not hand.quic.path.validated
-    assert {packet.address for packet in sent} == {NETWORK}
+    assert {packet.address for packet in sent} == {NETWORK, PORT}
     assert challenges(hand, sent)
     assert hand.close is None
     assert any(path.address == PORT for path in hand.quic._other_paths)
