@@ -188,8 +188,8 @@ class Egress:
             self._ask(Subscription(message))
 
     def _any_age(self, params: SubscribeParams) -> SubscribeParams:
-        """06 limits the age of all groups; but viewers of another relay may not."""
-        return params._replace(any_age=self._context.permissions.cluster or not self._moq.features.history)
+        """06 limits the age of all groups, also for another relay, which asks anew for viewers that do not."""
+        return params._replace(any_age=not self._moq.features.history)
 
     def _on_info(self, event: moq.InfoRequested) -> None:
         asked = self._begin(event)

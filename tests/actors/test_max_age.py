@@ -10,7 +10,7 @@ from relay.wire.varint import MAX_VARINT
 from relay.wire.version import AnyVersion, Draft, Version
 from tests.actors.moqt_peer import MoqtPeer
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up, upstream
-from tests.actors.world import CLUSTER, World
+from tests.actors.world import World
 from tests.clock import advance, settle
 
 VIEWERS: list[AnyVersion] = [*(v for v in Version if v != Version.LITE_06), *Draft]
@@ -216,17 +216,4 @@ async def test_another_one_joins_before_the_answer() -> None:
     publisher.accept(stream, 5)
     await settle()
     assert publisher.subscriptions()[1][1].start_group == 5
-    await world.close()
-
-
-@on_virtual_time
-async def test_viewers_of_another_relay_may_be_of_any_version() -> None:
-    world = World()
-    publisher = await world.publisher(Version.LITE_06, "p")
-    relay = await world.viewer(Version.LITE_06, permissions=CLUSTER)
-    relay.subscribe("p", "video/hd")
-    stream, _ = await upstream(publisher)
-    publisher.accept(stream, 5)
-    await settle()
-    assert publisher.subscriptions()[1][1].max_latency == AGE
     await world.close()
