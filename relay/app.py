@@ -79,7 +79,7 @@ class Relay:
             limits=self.limits,
             versions=server.version,
             spoken=[version.name_on_wire for version in server.version],
-            authorize=self._authenticator.admit,
+            authorize=self._authenticator.admit_session,
             membership=self._membership,
             failed=self.failed,
         )

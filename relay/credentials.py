@@ -42,6 +42,7 @@ def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
         public=public_claims(config.auth),
         throttle=Throttle(failures=limits.auth_failures, delay=limits.auth_delay, clock=runtime.now),
         waiting=limits.auth_waiting,
+        aliases=config.server.path_aliases,
         now=runtime.wall_time,
     )
 

@@ -13,6 +13,20 @@ def normalize(path: str) -> str:
     return "/".join(segment for segment in path.split("/") if segment)
 
 
+def is_text(path: str) -> bool:
+    """False for what only moq-transport can name: bytes that are no UTF-8, or a slash within a field."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def size_of(path: str) -> int:
+    """Bytes."""
+    return len(path.encode("utf-8", "surrogatepass"))
+
+
 def checked(path: str) -> str:
     """ValueError if normalized `path` has more than MAX_SEGMENTS segments."""
     path = normalize(path)

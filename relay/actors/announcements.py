@@ -6,7 +6,7 @@ from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
-from relay.model.path import MAX_SEGMENTS, covers, join, strip
+from relay.model.path import MAX_SEGMENTS, covers, join, size_of, strip
 from relay.model.route import MAX_HOP_ID, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.moq import session as moq
 from relay.runtime import Runtime
@@ -132,7 +132,7 @@ class Announcements:
             context.over("announces", path=absolute)
             context.moq.close(SessionCode.PROTOCOL_VIOLATION, f"more than {limit} announcements")
             return False
-        size, longest = len(absolute.encode()), context.environment.limits.path
+        size, longest = size_of(absolute), context.environment.limits.path
         if size > longest:
             context.over("path", path=absolute)
             if not context.permissions.cluster:  # the passing relay is not at fault

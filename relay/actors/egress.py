@@ -9,7 +9,7 @@ from relay.actors import messages as m
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
 from relay.model.failover import Failover
-from relay.model.path import MAX_SEGMENTS, join, narrow, strip
+from relay.model.path import MAX_SEGMENTS, join, narrow, size_of, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
@@ -146,7 +146,7 @@ class Egress:
     def _too_long(self, *names: str) -> bool:
         longest = self._context.environment.limits.path
         for name in names:
-            if len(name.encode()) > longest:
+            if size_of(name) > longest:
                 self._context.over("path", path=name)
                 return True
         return False
@@ -183,8 +183,13 @@ class Egress:
         if asked is not None:
             context.counts["subscriptions", ""] += 1
             relay = context.permissions.cluster
-            message = m.Subscribe(*asked, self._moq.encoding, event.params, self._exclude, relay=relay)
+            params = self._any_age(event.params)
+            message = m.Subscribe(*asked, self._moq.encoding, params, self._exclude, relay=relay)
             self._ask(Subscription(message))
+
+    def _any_age(self, params: SubscribeParams) -> SubscribeParams:
+        """06 limits the age of all groups, also for another relay, which asks anew for viewers that do not."""
+        return params._replace(any_age=not self._moq.features.history)
 
     def _on_info(self, event: moq.InfoRequested) -> None:
         asked = self._begin(event)
@@ -203,12 +208,12 @@ class Egress:
             self._ask(Request(m.Fetch(*asked, self._moq.fetch_encoding, params, self._exclude)))
 
     def _on_update(self, event: moq.SubscribeUpdated) -> None:
-        request = self._requests.get(event.request)
+        request, params = self._requests.get(event.request), self._any_age(event.params)
         if isinstance(request, Subscription):
-            request.params = event.params
-            request.bounded = event.params.end_group is not None
+            request.params = params
+            request.bounded = params.end_group is not None
             if request.track is not None:
-                send(request.track, m.UpdateSubscription(self._context.ref, event.request, event.params))
+                send(request.track, m.UpdateSubscription(self._context.ref, event.request, params))
 
     def _on_skipped(self, event: moq.GroupSkipped) -> None:
         request = self._requests.get(event.request)

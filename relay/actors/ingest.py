@@ -101,6 +101,7 @@ class Ingest:
             ordered=params.ordered,
             latency_ms=max(params.latency_ms, UPSTREAM_LATENCY_MS),
             history_ms=PAST_MS if explicit else params.history_ms,
+            any_age=params.any_age,
             start_group=params.start_group,
         )
 
@@ -126,7 +127,7 @@ class Ingest:
         ):  # it has no field for that
             send(message.track, m.PastOver(message.number, 0.0))
             return
-        asked = self._asked(params)._replace(end_group=params.end_group)
+        asked = self._asked(params)._replace(end_group=params.end_group, any_age=False)
         request = moq_session.requests.subscribe(self._relative(message.path), message.name, asked)
         self._pasts[request] = Past(message.track, message.number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.logger import get_logger
 from relay.model.limits import Limits
+from relay.model.path import normalize
 
 logger = get_logger("relay.auth")
 
@@ -93,9 +94,14 @@ class Authenticator:
         public: Claims | None,
         throttle: Throttle,
         waiting: int = 256,
+        aliases: Iterable[str] = (),
         now: Callable[[], float],
     ) -> None:
-        """`public`: permissions without a token. At most `waiting` refusals are delayed at the same time."""
+        """`public`: permissions without a token. At most `waiting` refusals are delayed at the same time.
+
+        `aliases`: paths, in normal form, at which sessions have the names of `/`.
+        """
+        self.aliases = frozenset(aliases)
         self.keys = keys
         self.public = public
         self.throttle = throttle
@@ -123,6 +129,10 @@ class Authenticator:
         await asyncio.gather(*self._draining, return_exceptions=True)
         if self.keys is not None:
             await self.keys.close()
+
+    async def admit_session(self, path: str, query: str, remote: str) -> Permissions:
+        """As `admit`; an alias stands for `/`."""
+        return await self.admit("" if normalize(path) in self.aliases else path, query, remote)
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
         """As `verify`, but delays many refusals of one address."""

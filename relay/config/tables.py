@@ -26,6 +26,7 @@ from relay.config.values import (
     Listen,
     LogFormat,
     Names,
+    PathAliases,
     Prefix,
     PublicPaths,
     QuicTable,
@@ -61,6 +62,9 @@ class Server(Table):
     version: Versions = setting(
         ALL_VERSIONS,
         "protocol versions to offer, e.g. moq-lite-06,moq-transport-18; moq-lite is preferred, and then the newest that the peer knows",
+    )
+    path_aliases: PathAliases = setting(
+        (), "paths of URLs that stand for /, for clients that dial a fixed one, e.g. /moq,/moq-relay"
     )
     qlog_dir: Folder | None = setting(
         None,

@@ -190,6 +190,13 @@ def public_paths(raw: object) -> tuple[str, ...]:
     return minimal(map(_public_path, items))
 
 
+def _path_alias(text: str) -> str:
+    path = _public_path(text)
+    if path:
+        return path
+    raise ValueError('expected another path of URLs than "/", e.g. "/moq"')
+
+
 NO_PATH: Final = (
     'expected at least one path, e.g. "anon", or "" for everything; without this key nothing is public'
 )
@@ -226,6 +233,7 @@ Versions = Annotated[
     AfterValidator(_versions),
     Metavar("VERSION[,...]"),
 ]
+PathAliases = Annotated[tuple[str, ...], _many(_path_alias, "a path of URLs"), Metavar("PATH[,...]")]
 PublicPaths = Annotated[tuple[str, ...], BeforeValidator(public_paths), Metavar("PATH[,...]")]
 Roots = Annotated[tuple[Root, ...], BeforeValidator(parse_roots), Metavar("HOST[:PORT]|URL[,...]")]
 Authority = Annotated[str, AfterValidator(_authority), Metavar("HOST[:PORT]")]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
-from relay.paths import MAX_SEGMENTS, checked, normalize
+from relay.paths import MAX_SEGMENTS, checked, is_text, normalize, size_of
 
-__all__ = ["MAX_SEGMENTS", "checked", "normalize"]
+__all__ = ["MAX_SEGMENTS", "checked", "is_text", "normalize", "size_of"]
 
 
 class PatternError(ValueError):

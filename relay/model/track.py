@@ -38,6 +38,7 @@ class SubscribeParams(NamedTuple):
     ordered: bool = False
     latency_ms: int = 0  # lateness at which the subscriber skips a group (03 and later)
     history_ms: int = 0  # at the start (06: max age); 0: the newest group only
+    any_age: bool = False  # groups after the start may be older than `history_ms`, which limits them on 06
     start_group: int | None = None
     start_is_floor: bool = False  # 06: nothing older than `start_group`; alone it requests no history
     end_group: int | None = None
@@ -69,5 +70,6 @@ def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
         ordered=all(params.ordered for params in wanted),
         latency_ms=max(params.latency_ms for params in wanted),
         history_ms=max(params.history_ms for params in wanted),
+        any_age=any(params.any_age for params in wanted),
         start_group=None if None in starts else min(start for start in starts if start is not None),
     )

@@ -125,9 +125,6 @@ class PeerNamespaces:
 
     def published(self, exchange: Exchange, message: PublishNamespace) -> RequestHandler:
         path = path_of(message.namespace)
-        if path is None:
-            exchange.error(StreamCode.NOT_FOUND, "the namespace has no path")
-            return exchange.handler
         waiting = self.defer(exchange, lambda: self.published(exchange, message))
         if waiting is not None:
             return waiting
@@ -241,10 +238,9 @@ class Interest(RequestHandler):
                 self._end(core.refused(message.code, self.exchange.kind))
             case Namespace():
                 path = self._path(message.suffix)
-                if path is not None:
-                    update = path in self._live
-                    self._live.add(path)
-                    core.emit(Announced(self._request, path, (), Route(), update))
+                update = path in self._live
+                self._live.add(path)
+                core.emit(Announced(self._request, path, (), Route(), update))
             case NamespaceDone():
                 path = self._path(message.suffix)
                 if path in self._live:
@@ -255,9 +251,8 @@ class Interest(RequestHandler):
             case _:
                 super().on_message(message)
 
-    def _path(self, suffix: tuple[bytes, ...]) -> str | None:
-        below = path_of(suffix)
-        return None if below is None else join(self._prefix, below)
+    def _path(self, suffix: tuple[bytes, ...]) -> str:
+        return join(self._prefix, path_of(suffix))
 
     def on_finished(self) -> None:
         assert self.exchange is not None
@@ -315,7 +310,7 @@ class NamespaceWriter(RequestHandler):
         """
         size = 0 if self._begun else self._exchange.ok()
         self._begun = True
-        live = {self._shown(offer.path): offer for offer in offers if fits(offer.path)}
+        live = {self._shown(offer.path): offer for offer in offers if self._fits(offer)}
         for path in [path for path in self._sent if path not in live]:
             size += self._withdraw(path)
         self._base = self._prefix
@@ -335,7 +330,7 @@ class NamespaceWriter(RequestHandler):
         """
         if not self._begun or self._updates:
             return 0  # the whole set follows
-        if offer is not None and not fits(offer.path):
+        if offer is not None and not self._fits(offer):
             offer = None
         path = self._shown(path)
         if offer is None:
@@ -353,6 +348,9 @@ class NamespaceWriter(RequestHandler):
     def _shown(self, path: str) -> str:
         # a route above the prefix covers it
         return path if self.covers(path) else self._prefix
+
+    def _fits(self, offer: Offer) -> bool:
+        return fits(offer.path, "", self._core.profile)
 
     def _withdraw(self, path: str) -> int:
         del self._sent[path]
@@ -376,10 +374,7 @@ class NamespaceWriter(RequestHandler):
 
     def _on_prefix(self, message: RequestUpdate, fields: TrackNamespace) -> None:
         prefix = path_of(fields)
-        if prefix is None:
-            self._exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
-            self._owner.cancelled(self.request, None)
-        elif "prefix" in self._core.profile.lacks:
+        if "prefix" in self._core.profile.lacks:
             self._exchange.unsupported("the prefix cannot change")
             self._owner.cancelled(self.request, None)
         elif self._wait(message):

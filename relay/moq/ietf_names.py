@@ -1,33 +1,45 @@
 """A namespace, a tuple of bytes, is the path of its fields joined by slashes; docs/interop.md has the limits.
 
-Fields that are empty, hold a slash or are no UTF-8 have no path: two namespaces never become one.
+Bytes that are no UTF-8, a slash within a field and an empty field become lone surrogates, which no text of UTF-8 has: two
+namespaces never are one path, and no path of moq-lite, a URL or a token is that of such a namespace.
 """
 
 from __future__ import annotations
 
-from relay.model.path import MAX_SEGMENTS
+from typing import Final
+
+from relay.wire.ietf.profile import DraftProfile
 from relay.wire.ietf.values import MAX_NAME, MAX_NAMESPACE_FIELDS, TrackNamespace
 
+# mypyc takes no literals of surrogates. "surrogateescape" uses U+DC80 to U+DCFF, for bytes.
+EMPTY: Final = chr(0xDC00)
+SLASH: Final = chr(0xDC2F)
 
-def path_of(namespace: TrackNamespace) -> str | None:
-    """`None` if there is none."""
-    try:
-        fields = [field.decode() for field in namespace]
-    except UnicodeDecodeError:
-        return None
-    if len(fields) > MAX_SEGMENTS or any(not field or "/" in field for field in fields):
-        return None
-    return "/".join(fields)
+
+def path_of(namespace: TrackNamespace) -> str:
+    """As far as its fields are text without slashes, the path of moq-lite."""
+    return "/".join([_segment(field) for field in namespace])
+
+
+def _segment(field: bytes) -> str:
+    return field.decode("utf-8", "surrogateescape").replace("/", SLASH) or EMPTY
 
 
 def namespace_of(path: str) -> TrackNamespace:
     """Of a path in normal form; the empty one has no fields."""
-    return tuple(field.encode() for field in path.split("/")) if path else ()
+    return tuple([_field(segment) for segment in path.split("/")]) if path else ()
 
 
-def fits(path: str, track: str = "") -> bool:
-    """There is a namespace, and it is not too long."""
-    return bool(path) and path.count("/") < MAX_NAMESPACE_FIELDS and len((path + track).encode()) <= MAX_NAME
+def _field(segment: str) -> bytes:
+    return b"" if segment == EMPTY else segment.replace(SLASH, "/").encode("utf-8", "surrogateescape")
+
+
+def fits(path: str, track: str, profile: DraftProfile) -> bool:
+    """There is a namespace in the draft, and it is not too long."""
+    if not path or path.count("/") >= MAX_NAMESPACE_FIELDS:
+        return False
+    size = sum([len(field) for field in namespace_of(path)]) + len(track.encode())
+    return size <= MAX_NAME and (profile.empty_fields or EMPTY not in path)
 
 
 def track_of(name: bytes) -> str | None:

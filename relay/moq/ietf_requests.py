@@ -82,6 +82,9 @@ EARLY_STREAMS: Final = 64  # of subscriptions without an answer yet
 
 NEUTRAL: Final = SubscribeParams(priority=DEFAULT_PRIORITY)  # of a track without subscribers yet
 
+PUBLISH_GRACE: Final = 0.05
+"""Seconds in which a subscription that waits for an offered track may take it, before the answer to PUBLISH."""
+
 RETIRED: Final = 1_024  # aliases of ended subscriptions
 
 
@@ -353,24 +356,44 @@ class OfferedTrack(Subscription):
         self.info = info_of(message.properties)
         self.timed = is_timed(message.properties)
         self.alias = message.alias
+        self.unanswered_until = core.now + PUBLISH_GRACE
         self._largest = message.params.largest
+        self._forward = message.params.forward is not False
         self._awaited = 0  # answers to updates that bring the newest location
         owner.name(self, message.alias)
+
+    def answer(self, *, forward: bool) -> None:
+        """Accept the track. `forward` where the answer has it."""
+        self.unanswered_until = NEVER
+        core, exchange = self._core, self.exchange
+        assert exchange is not None
         if core.profile.publish_ok_parameters:
             exchange.ok(
                 Parameters(
-                    forward=False,
+                    forward=forward,
                     priority=255 - NEUTRAL.priority,
                     order=GroupOrder.DESCENDING,
                     filter=filter_of(self.params, core.profile),
                 )
             )
+            self._forward = forward
         else:
             exchange.ok()
-            if message.params.forward is not False:
-                exchange.update(Parameters(forward=False))
+
+    def on_time(self) -> None:
+        """It has no subscriber yet."""
+        self.answer(forward=False)
+        if self._forward:
+            self._set_forward(forward=False)
+
+    def _set_forward(self, *, forward: bool) -> None:
+        assert self.exchange is not None
+        self._forward = forward
+        self.exchange.update(Parameters(forward=forward))
 
     def on_message(self, message: Message) -> None:
+        if self.unanswered_until != NEVER:
+            self.answer(forward=False)
         if isinstance(message, RequestOk):
             if message.params.largest is not None:
                 self._largest = message.params.largest
@@ -386,8 +409,12 @@ class OfferedTrack(Subscription):
 
     def claim(self, request: int) -> None:
         self.request = request
-        assert self.exchange is not None
-        self.exchange.update(Parameters(forward=True))
+        if self.unanswered_until != NEVER:
+            self.answer(forward=True)
+        if self._forward:
+            self._begin_groups()
+            return
+        self._set_forward(forward=True)
         if self._core.profile.fixed_fields:
             self._begin_groups()  # updates have no answer
         else:
@@ -398,12 +425,13 @@ class OfferedTrack(Subscription):
         if self._largest is not None and self._joins:
             group = self._largest.group
             self._join = Join(self._core, self._owner, self, self._assembly(group, joining=True))
+        self._owner.adopt(self)
         self.flush()
 
     def begin(self, stream: SubgroupStream) -> None:
         if self.request:
             super().begin(stream)
-        else:
+        elif self.unanswered_until == NEVER or not self._owner.is_early(stream):
             self._core.cancel(stream.stream)
 
     def leave(self, code: int | None) -> None:  # noqa: ARG002 - it goes on, paused
@@ -417,7 +445,7 @@ class OfferedTrack(Subscription):
             self._join.leave()
             self._join = None
         if self.exchange is not None and not self._done:
-            self.exchange.update(Parameters(forward=False))
+            self._set_forward(forward=False)
 
 
 class FetchParty(RequestHandler):
@@ -636,7 +664,7 @@ class Requests:
 
     def _has_name(self, request: int, broadcast: str, track: str) -> bool:
         """Else the request is rejected."""
-        found = fits(broadcast, track)
+        found = fits(broadcast, track, self._core.profile)
         if not found:
             self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
         return found
@@ -753,12 +781,15 @@ class Requests:
     @property
     def deadline(self) -> float:
         waiting = [subscription.unclaimed_until for subscription in self._unclaimed.values()]
-        return min((*waiting, *self._early.values(), self.namespaces.deadline))
+        offered = [track.unanswered_until for track in self._offered.values()]
+        return min((*waiting, *offered, *self._early.values(), self.namespaces.deadline))
 
     def on_time(self, now: float) -> None:
         self.namespaces.on_time(now)
         for subscription in [s for s in self._unclaimed.values() if s.unclaimed_until <= now]:
             self.drop(subscription)
+        for track in [track for track in self._offered.values() if track.unanswered_until <= now]:
+            track.on_time()
         for stream in [stream for stream, until in self._early.items() if until <= now]:
             del self._early[stream]
             self._stray(stream)
@@ -819,7 +850,7 @@ class Requests:
     def published(self, exchange: Exchange, message: Publish) -> RequestHandler:
         """PUBLISH: the first of a namespace announces it."""
         broadcast, track = path_of(message.namespace), track_of(message.track)
-        if broadcast is None or track is None:
+        if track is None:
             exchange.error(StreamCode.NOT_FOUND, "the name has no path")
         elif len(message.track) > self._core.limits.path:
             self._core.emit(LimitExceeded("path", {"path": broadcast, "track_bytes": len(message.track)}))
@@ -850,10 +881,15 @@ class Requests:
         subscription = self._aliases.get(header.alias)
         if subscription is not None:
             subscription.begin(group)
-        elif header.alias in self._retired or not self._is_waiting or len(self._early) >= EARLY_STREAMS:
+        elif header.alias in self._retired or not self._is_waiting or not self.is_early(group):
             self._stray(group)
-        else:
-            self._early[group] = self._core.now + EARLY
+
+    def is_early(self, group: SubgroupStream) -> bool:
+        """Keep it for a while. False if there are too many."""
+        if len(self._early) >= EARLY_STREAMS:
+            return False
+        self._early[group] = self._core.now + EARLY
+        return True
 
     @property
     def _is_waiting(self) -> bool:

@@ -160,12 +160,12 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         return exchange.handler
 
     def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
-        """`None` if the names have no path: refused."""
-        broadcast, track = path_of(message.namespace), track_of(message.track)
-        if broadcast is None or track is None:
+        """`None` if the track has no name as text: refused."""
+        track = track_of(message.track)
+        if track is None:
             exchange.error(StreamCode.NOT_FOUND, "no such name here")
             return None
-        return broadcast, track
+        return path_of(message.namespace), track
 
     def _on_subscribe(self, exchange: Exchange, message: Subscribe) -> None:
         core = self._ietf
@@ -230,8 +230,6 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         prefix = path_of(message.prefix)
         if message.interest is Interest.TRACKS:
             self._on_tracks(exchange, message.prefix)
-        elif prefix is None:
-            exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
         else:
             request = core.new_request()
             if core.profile.namespace_streams:
@@ -256,14 +254,10 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         core.emit(AnnounceRequested(writer.request, prefix, 0))
 
     def _on_tracks(self, exchange: Exchange, prefix: TrackNamespace) -> None:
-        path = path_of(prefix)
-        if path is None:
-            exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
-            return
         request = self._core.new_request()
         self._tracks[request] = {}
         exchange.handler = self._unanswered[request] = TracksInterest(self, request, exchange)
-        self._core.emit(TracksRequested(request, path))
+        self._core.emit(TracksRequested(request, path_of(prefix)))
 
     def accept(self, request: int, largest: Location | None = None) -> None:
         interest = self._unanswered.pop(request, None)
@@ -276,7 +270,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
 
     def offer_track(self, request: int, path: str, track: str, *, offered: bool) -> None:
         tracks = self._tracks.get(request)
-        if tracks is None or not fits(path, track):
+        if tracks is None or not fits(path, track, self._ietf.profile):
             return
         if offered and (path, track) not in tracks:
             question = self._core.new_request()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from relay.model.path import join, normalize, strip
+from relay.model.path import is_text, join, normalize, strip
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.moq.core import AnswerOwner, Handler, PeerRequest, RequestOwner
 from relay.moq.lite_core import LiteCore
@@ -212,7 +212,8 @@ class AnnounceWriter(PeerRequest):
         return len(data)
 
     def _sendable(self, offer: Offer) -> bool:
-        return len(offer.route.hops) + self._lite.version.sender_is_listed <= MAX_HOPS
+        hops = len(offer.route.hops) + self._lite.version.sender_is_listed
+        return hops <= MAX_HOPS and is_text(offer.path)
 
     def _suffix(self, path: str) -> str:
         # the empty suffix: a route above the prefix covers it

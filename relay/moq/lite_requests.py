@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
+from relay.model.path import is_text
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.core import IGNORE, AnswerOwner, Handler
 from relay.moq.lite_announce import AnnounceReader
@@ -37,18 +39,39 @@ from relay.wire.frame import Datagram, FrameHeader, GroupHeader, Request, open_r
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import MAX_VARINT
+from relay.wire.version import Version
 
 _Parts = list[FrameHeader | bytes]
+
+EARLY_GROUPS: Final = 64  # that may precede the answer to a SUBSCRIBE, before the newest counts as its first
+
+
+class Start:
+    """The group to begin with, where max age limits later groups: two subscriptions share it.
+
+    The answer to the first one, which asks for the wanted age, names the group. The second asks for any age from there on.
+    """
+
+    __slots__ = ("begun", "first", "group", "params")
+
+    def __init__(self, params: SubscribeParams, group: int | None = None) -> None:
+        self.params = params
+        self.group = group  # once named
+        self.begun: set[int] = set()  # groups of the first that came before its answer, and `group` of either
+        self.first: int | None = None  # its id, from its answer on, until its groups have ended
 
 
 class Subscription(Handler):
     """And the streams of its open groups."""
 
     def __init__(
-        self, core: LiteCore, owner: Requests, request: int, subscribe_id: int, stream: Stream
+        self, core: LiteCore, owner: Requests, request: int, message: Subscribe, stream: Stream
     ) -> None:
         self.request = request
-        self.id = subscribe_id
+        self.message = message
+        self.started = False
+        self.newest: int | None = None  # group
+        self.start: Start | None = None
         self.stream = stream
         self.groups: dict[int, Stream] = {}  # by sequence
         self._core = core
@@ -57,20 +80,28 @@ class Subscription(Handler):
         self.sent = b""
         """As the peer knows our parameters: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
-        self._started = False
         self._closed = False  # the peer's half
         self._left = False  # our half
         # of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
+    @property
+    def id(self) -> int:
+        return self.message.id
+
+    @property
+    def replaced(self) -> bool:
+        """The second subscription of its request has begun."""
+        return self.start is not None and self.start.first == self.message.id
+
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         core = self._core
         for message in self._decoder.feed(data):
             core.spend()
+            if self.replaced:
+                continue
             if isinstance(message, SubscribeOk):
-                if not self._started:
-                    self._started = True
-                    core.emit(SubscriptionStarted(self.request, message.group, message.priority))
+                self._accepted(message)
             elif isinstance(message, SubscribeEnd):
                 if self._final is None:
                     self._final = message.group
@@ -80,9 +111,20 @@ class Subscription(Handler):
         if fin:
             self._decoder.end()
             self._closed = True
-            self._report_end()
+            if not self.replaced:
+                self._report_end()
             self.end_request()
             stream.context = IGNORE
+
+    def _accepted(self, message: SubscribeOk) -> None:
+        if self.started:
+            return
+        self.started, group, start = True, message.group, self.start
+        if self.newest is None:
+            self.newest = group
+        if start is not None and start.group is None and group is not None:
+            self._owner.subscribe_from(self, start, group)
+        self._core.emit(SubscriptionStarted(self.request, group, message.priority))
 
     def _report_end(self) -> None:
         self.flush()
@@ -265,7 +307,10 @@ class ProbeStream(Question):
 
 
 class Requests(AnswerOwner):
-    """Of our side."""
+    """Of our side.
+
+    Size: a method for each command, and for each step of a subscription, which may take two requests on 06.
+    """
 
     def __init__(self, core: LiteCore) -> None:
         self.fresh: list[Subscription] = []  # with data in this call
@@ -315,12 +360,41 @@ class Requests(AnswerOwner):
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
-        """Without fields that the version lacks."""
+        """Without fields that the version lacks.
+
+        06: max age brings history, and limits later groups; see `Start`.
+        """
+        if rejected := self._rejected(broadcast):
+            return rejected
+        request = self._core.new_request()
+        start = Start(params) if _is_late(params, self._core.version) and params.start_group is None else None
+        self._open(request, broadcast, track, params, start)
+        return request
+
+    def _rejected(self, broadcast: str) -> int:
+        """The request for a name that moq-lite cannot express; else 0."""
+        if is_text(broadcast):
+            return 0
+        request = self._core.new_request()
+        self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
+        return request
+
+    def subscribe_from(self, first: Subscription, start: Start, group: int) -> None:
+        """The answer to `first` has named the group."""
+        start.first, start.group = first.id, group
+        named = first.message
+        self._open(first.request, named.broadcast, named.track, start.params, start).started = True
+        last = start.params._replace(end_group=_fitting(max({group, *start.begun})))
+        first.stream.write((_update(last, start, self._core.version).encode(self._core.version),))
+        self.look_whether_over(first)
+
+    def _open(
+        self, request: int, broadcast: str, track: str, params: SubscribeParams, start: Start | None
+    ) -> Subscription:
         core = self._core
-        subscribe_id = self._next_id
-        wanted = self._update(params)
+        wanted = _update(params, start, core.version)
         message = Subscribe(
-            subscribe_id,
+            self._next_id,
             broadcast,
             track,
             wanted.priority,
@@ -334,21 +408,29 @@ class Requests(AnswerOwner):
         opening = open_request(core.version, message)
         self._next_id += 1
         stream = core.session.open_bidi()
-        subscription = Subscription(core, self, core.new_request(), subscribe_id, stream)
+        subscription = Subscription(core, self, request, message, stream)
+        subscription.start = start
         stream.context = subscription
         if core.version.has_updates:
             subscription.sent = wanted.encode(core.version)
         stream.write((opening,))
-        self._subscriptions[subscription.request] = self._by_id[subscribe_id] = subscription
-        return subscription.request
+        self._subscriptions[request] = self._by_id[message.id] = subscription
+        return subscription
 
     def update(self, request: int, params: SubscribeParams) -> None:
         """ValueError where the version has no updates."""
         core = self._core
-        update = self._update(params).encode(core.version)
         subscription = self._subscriptions.get(request)
-        if subscription is None or update == subscription.sent:
-            return  # over, or the version lacks the field
+        if subscription is None:
+            return  # over
+        start = subscription.start
+        if start is not None:
+            start.params = params
+        elif _is_late(params, self._core.version):
+            start = subscription.start = Start(params, subscription.newest)
+        update = _update(params, start, core.version).encode(core.version)
+        if update == subscription.sent:
+            return  # the version lacks the field
         queued = subscription.stream.unsent
         if queued > core.limits.message:
             # viewers may change their parameters without end, while this peer reads no update
@@ -359,20 +441,10 @@ class Requests(AnswerOwner):
         subscription.sent = update
         subscription.stream.write((update,))
 
-    def _update(self, params: SubscribeParams) -> SubscribeUpdate:
-        return SubscribeUpdate(
-            params.priority,
-            params.ordered,
-            params.history_ms if self._core.version.latency_is_history else params.latency_ms,
-            _fitting(params.start_group),
-            params.end_group,
-            params.start_frame,
-            params.end_frame,
-        )
-
     def request_info(self, broadcast: str, track: str) -> int:
         """ValueError where the version has no such request."""
-        return self._ask(TrackRequest(broadcast, track), partial(InfoStream, self._core, self))
+        asked = TrackRequest(broadcast, track)
+        return self._rejected(broadcast) or self._ask(asked, partial(InfoStream, self._core, self))
 
     def fetch(
         self,
@@ -386,7 +458,9 @@ class Requests(AnswerOwner):
     ) -> int:
         """ValueError where the version has no such request."""
         fetch = Fetch(broadcast, track, priority, group, start_frame, end_frame)
-        return self._ask(fetch, partial(FetchStream, self._core, self, fetch=fetch))
+        return self._rejected(broadcast) or self._ask(
+            fetch, partial(FetchStream, self._core, self, fetch=fetch)
+        )
 
     def probe(self) -> int:
         """ValueError where the version has no such request."""
@@ -409,6 +483,7 @@ class Requests(AnswerOwner):
         if subscription is not None:
             self._forget(subscription)
             subscription.leave(code)
+            self._leave_first(subscription, code)
             return
         other = self._others.pop(request, None)
         if isinstance(other, AnnounceReader):
@@ -421,6 +496,8 @@ class Requests(AnswerOwner):
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
         subscription = self._subscriptions.get(request)
+        if subscription is not None and sequence not in subscription.groups:
+            subscription = self._first(subscription)
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
             self._core.refuse(stream, code)
@@ -436,15 +513,36 @@ class Requests(AnswerOwner):
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
         """Open groups continue until the owner cancels the request."""
+        if subscription.replaced:
+            return  # the second one goes on
         if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
+            self._leave_first(subscription, None)
             self.look_whether_over(subscription)
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
-        """Forget a rejected subscription after its last group."""
-        if not subscription.groups and subscription.id not in self._by_id:
+        """Forget a rejected or replaced subscription after its last group."""
+        if subscription.groups:
+            return
+        start = subscription.start
+        if start is not None and start.first == subscription.id:
+            if start.group in start.begun:
+                self._by_id.pop(subscription.id, None)
+                subscription.leave(None)
+                start.first = None
+        elif subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
+
+    def _first(self, subscription: Subscription) -> Subscription | None:
+        start = subscription.start
+        return None if start is None or start.first is None else self._by_id.get(start.first)
+
+    def _leave_first(self, subscription: Subscription, code: int | None) -> None:
+        first = self._first(subscription)
+        if first is not None:
+            del self._by_id[first.id]
+            first.leave(code)
 
     def _forget(self, subscription: Subscription) -> None:
         del self._subscriptions[subscription.request]
@@ -458,12 +556,26 @@ class Requests(AnswerOwner):
             self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
             self._core.refuse(stream, StreamCode.CANCELLED)
             return None
-        if header.sequence in subscription.groups or subscription.has_ended(header.sequence):
+        sequence, start = header.sequence, subscription.start
+        refused = sequence in subscription.groups or subscription.has_ended(sequence)
+        if start is not None and not refused:
+            later = start.first == subscription.id and sequence != start.group
+            refused = later or sequence in start.begun
+        if refused:
             self._core.refuse(stream, StreamCode.OLD)
             return None
-        subscription.groups[header.sequence] = stream
+        subscription.newest = max(sequence, subscription.newest or 0)
+        subscription.groups[sequence] = stream
         group = IncomingGroup(self._core, subscription, header, decoder)
         stream.context = group
+        if start is not None and start.group in (None, sequence):
+            start.begun.add(sequence)
+            first = self._first(subscription)
+            if first is not None:
+                self.look_whether_over(first)
+            elif start.group is None and len(start.begun) > EARLY_GROUPS:
+                start.group = subscription.newest
+                self.update(subscription.request, start.params)
         subscription.add(header.sequence, header.frame_start, [], fin=False)
         return group
 
@@ -484,6 +596,28 @@ class Requests(AnswerOwner):
                     subscription.request, datagram.sequence, datagram.timestamp, datagram.payload
                 )
             )
+
+
+def _is_late(params: SubscribeParams, version: Version) -> bool:
+    """True if groups after the start may be older than those before it, where one field limits both."""
+    return version.latency_is_history and params.any_age and params.history_ms < params.latency_ms
+
+
+def _update(params: SubscribeParams, start: Start | None, version: Version) -> SubscribeUpdate:
+    group, age = params.start_group, params.latency_ms
+    if start is not None and start.group is not None and _is_late(params, version):
+        group = start.group
+    elif version.latency_is_history:
+        age = params.history_ms
+    return SubscribeUpdate(
+        params.priority,
+        params.ordered,
+        age,
+        _fitting(group),
+        params.end_group,
+        params.start_frame,
+        params.end_frame,
+    )
 
 
 def _fitting(group: int | None) -> int | None:

@@ -24,7 +24,7 @@ from relay.actors.runtime import ActorDeadError, ask, halt, send
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError, requested_path
 from relay.logger import get_logger
 from relay.model.address import address_of, readable_host
-from relay.model.path import join, normalize, strip
+from relay.model.path import is_text, join, normalize, strip
 from relay.transport.refusal import challenge
 from relay.web import fetching, state
 from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
@@ -155,8 +155,12 @@ def _text(status: int, text: str, **headers: str) -> web.Response:
 
 def _structure(request: web.Request, value: object) -> web.Response:
     if "application/msgpack" in request.headers.get("accept", ""):
-        return web.Response(body=msgpack.packb(value, default=plain), content_type="application/msgpack")
+        return web.Response(body=_packed(value), content_type="application/msgpack")
     return web.Response(text=json.dumps(value, default=plain) + "\n", content_type="application/json")
+
+
+def _packed(value: object) -> bytes:
+    return bytes(msgpack.packb(value, default=plain, unicode_errors="backslashreplace"))
 
 
 async def health(request: web.Request) -> web.Response:
@@ -229,9 +233,8 @@ async def announced(request: web.Request) -> web.Response:
         kind in request.headers.get("accept", "") for kind in ("application/json", "application/msgpack")
     ):
         offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
-        return _text(
-            200, "".join(f"{path}\n" for path in sorted(strip(offer.path, prefix) or "" for offer in offers))
-        )
+        paths = [strip(offer.path, prefix) or "" for offer in offers if is_text(offer.path)]
+        return _text(200, "".join(f"{path}\n" for path in sorted(paths)))
     return _structure(request, await state.announced(services.sources, prefixes, prefix))
 
 

@@ -449,7 +449,8 @@ async def test_the_end_of_a_track_reaches_the_viewer_after_its_groups(
     publisher.accept(upstream_, 3)
     group = publisher.group(request.id, 3, b"a", fin=False)
     await settle()
-    publisher.end_track(upstream_, 4)
+    for subscription, _ in publisher.live_subscriptions():  # on 06 two, while this group lasts
+        publisher.end_track(subscription, 4)
     await settle()
     assert not stream.over
     group.write(publisher.frames((0, b"b")), fin=True)

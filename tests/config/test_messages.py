@@ -82,6 +82,24 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
             '[client] bind = "[::]:70000": expected a port from 0 to 65535 after the last colon',
         ),
         ("server.version", "[]", '[server] version = []: expected at least one version, e.g. "moq-lite-06"'),
+        (
+            "server.path_aliases",
+            '["/moq", "/"]',
+            '[server] path_aliases = ["/moq", "/"]: expected another path of URLs than "/", e.g. "/moq"',
+        ),
+        (
+            "server.path_aliases",
+            "[5]",
+            "[server] path_aliases = [5]: expected a path of URLs or a list of them",
+        ),
+        (
+            "server.path_aliases",
+            '"/moq/.."',
+            (
+                '[server] path_aliases = "/moq/..": expected names between the slashes, e.g. "anon/demo": '
+                '"." and ".." and an encoded slash never match a URL'
+            ),
+        ),
         ("server.version", "[6]", "[server] version = [6]: expected a version name or a list of them"),
         (
             "server.tls.generate",

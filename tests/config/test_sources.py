@@ -39,6 +39,7 @@ NEWEST_FIRST = ALL_VERSIONS
 DEFAULTS: dict[str, object] = {
     "server.listen": Address("::", 443),
     "server.version": NEWEST_FIRST,
+    "server.path_aliases": (),
     "server.qlog_dir": None,
     "server.secret": None,
     "server.tls.cert": (),
@@ -75,6 +76,7 @@ HOSTS = ("one.example:1", "two.example", "[::1]:3")
 SAMPLES: dict[str, tuple[str, str, str]] = {
     "server.listen": ADDRESSES,
     "server.version": ("moq-lite-01", "moq-lite-02", "moq-lite-03"),
+    "server.path_aliases": ("moq", "moq-relay", "relay/live"),
     "server.qlog_dir": ("folder", "keys", "."),
     "server.secret": ("sixteen bytes it", "öööööööö", "0123456789abcdef" * 4),
     "server.tls.cert": FILES,

@@ -44,6 +44,7 @@ def config(
     limits: Limits | None = None,
     quic: QuicSettings | None = None,
     host: str = "localhost",
+    path_aliases: tuple[str, ...] = (),
 ) -> Config:
     """A relay on loopback, open to everyone under `public`."""
     listen = Address(host, free_udp_port())
@@ -51,6 +52,7 @@ def config(
         server=Server(
             listen=listen,
             version=preferred(versions),
+            path_aliases=path_aliases,
             tls=ServerTls(generate=("localhost", "127.0.0.1")),
             quic=quic or QuicSettings(),
         ),

@@ -118,6 +118,34 @@ async def test_frames_arrive_complete(pair: tuple[AnyVersion, AnyVersion], schem
 
 
 @pytest.mark.parametrize(
+    "version",
+    first(Draft.DRAFT_18, Version.LITE_04, Draft.DRAFT_22, count=2),
+    ids=lambda version: version.name,
+)
+async def test_groups_that_moq_rs_writes_without_a_pause_reach_a_viewer_of_no_past(
+    version: AnyVersion,
+) -> None:
+    """With a max age of 0, this publisher would leave out each group that a newer one follows at once."""
+    shape = ("--groups", GROUPS, "--frames-per-group", FRAMES, "--interval", 0, "--pause", "first-frame")
+    async with running(versions=[Version.LITE_06, version]) as relay:
+        for turn in range(2):
+            name = f"demo/cam{turn}"
+            async with (
+                asyncio.timeout(WITHIN),
+                publisher(NEW, webtransport(relay), name, *shape) as source,
+                await Client.connect(relay.url, versions=(version,)) as client,
+            ):
+                await client.announced().wait_for(name)
+                subscription = await client.subscribe(name, "video")
+                groups = [await anext(subscription)]
+                await anext(groups[0])
+                await source.send_line("go")
+                groups += [group async for group in subscription]
+                frames = {group.sequence: len(await group.read_all()) for group in groups}
+                assert frames == {0: FRAMES - 1} | dict.fromkeys(range(1, GROUPS), FRAMES)
+
+
+@pytest.mark.parametrize(
     "draft", first(Draft.DRAFT_22, Draft.DRAFT_16, Draft.DRAFT_18, count=2), ids=lambda draft: draft.name
 )
 async def test_a_publisher_is_killed_and_another_one_takes_its_place(draft: Draft) -> None:
