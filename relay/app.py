@@ -161,7 +161,7 @@ class Relay:
             logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
-        """Before `close`: reject new sessions and let others leave, `[limits] drain` seconds at most."""
+        """Reject new sessions and let others leave, before `close`, for `[limits] drain` seconds at most."""
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
             await self._actors.drain()
@@ -185,12 +185,12 @@ class Relay:
         await self._authenticator.close()
 
     def accept(self, request: SessionRequest, versions: tuple[AnyVersion, ...] | None = None) -> None:
-        """Once the peer's permissions are known. `versions`: the listener's."""
+        """Answer a session request once the peer's permissions are known. `versions`: the listener's."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 
     async def admit(self, request: SessionRequest, versions: tuple[AnyVersion, ...] | None = None) -> None:
-        """As `accept`, but return when the peer has its answer."""
+        """Like `accept`, but returns when the peer has its answer."""
         assert self._actors is not None
         await self._actors.admit(request, versions)
 

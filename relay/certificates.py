@@ -30,14 +30,14 @@ INTERVAL: Final = 3_600.0  # seconds
 
 
 class HttpsCertificate(NamedTuple):
-    """Of `[web.https]`."""
+    """The certificate of `[web.https]`."""
 
     context: ssl.SSLContext
     pair: CertificatePair
 
 
 class Loaded(NamedTuple):
-    """At a reload, not yet in use."""
+    """Certificates read at a reload, not yet in use."""
 
     pairs: Sequence[CertificatePair]
     https: HttpsCertificate | None
@@ -72,7 +72,7 @@ class Certificates:
         return self.store.fingerprint
 
     def renewed_fingerprint(self) -> str:
-        """After a renewal that is due."""
+        """The fingerprint after a renewal that is due."""
         self.store.renew_if_due(self._runtime.date())
         return self.fingerprint
 

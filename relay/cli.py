@@ -96,7 +96,7 @@ class _Collect(argparse.Action):
 
 
 class _Version(argparse.Action):
-    """And on a second line how the code runs."""
+    """Prints the version, and on a second line how the code runs."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         kernel = "compiled" if compiled.has_kernel() else "interpreted"
@@ -108,7 +108,7 @@ class _Version(argparse.Action):
 
 
 def build_parser() -> Parser:
-    """With flags from the table of options."""
+    """The parser of the command line, with flags from the table of options."""
     parser = Parser(
         prog="moq-relay",
         usage=USAGE,
@@ -216,7 +216,7 @@ def _stray(word: str) -> str:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """Of a relay with this configuration."""
+    """Lines about a relay with this configuration."""
     tls = config.server.tls
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"

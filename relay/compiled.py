@@ -131,7 +131,7 @@ LIBRARY: Final = "relay._compiled"
 """The group's: its code is in `_compiled__mypyc`."""
 
 KERNEL: Final = "relay.quic._kernel"
-"""In C; no list here changes it."""
+"""An extension module in C, which no list here changes."""
 
 PURE: Final = "MOQ_RELAY_PURE"
 """1 builds and runs without compiled modules. The kernel stays."""
@@ -146,7 +146,7 @@ reason = "`relay.compiled.choose` was not called"
 
 
 def is_pure() -> bool:
-    """The environment asks for sources."""
+    """True if the environment asks for sources."""
     return os.environ.get(PURE, "") not in {"", "0"}
 
 
@@ -187,12 +187,12 @@ def choose() -> None:
 
 
 def describe() -> str:
-    """Human-readable."""
+    """How the code runs, in words."""
     return f"interpreted ({reason})" if reason else "compiled"
 
 
 def has_kernel() -> bool:
-    """It is built and finds libcrypto."""
+    """True if the kernel is built and finds libcrypto."""
     try:
         import_module(KERNEL)
     except ImportError:

@@ -31,7 +31,7 @@ AS_CLIENT: Final = (
     "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
     "what comes through us counts as published by us"
 )
-"""Without a relay's permissions."""
+"""Restrictions without a relay's permissions."""
 
 
 def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
@@ -82,7 +82,7 @@ def may_sign(keys: Keys | None) -> bool:
 
 
 def reset_tokens(server: Server, runtime: Runtime) -> ResetTokens | None:
-    """Of `[server] secret`; `None` for those of a random one."""
+    """Stateless reset tokens of `[server] secret`; `None` for those of a random one."""
     secret = server.secret
     if secret is None:
         return None
@@ -96,7 +96,7 @@ def public_claims(auth: Auth) -> Claims | None:
 
 
 def load_membership(config: Config, runtime: Runtime) -> Membership:
-    """And how this relay dials others. Raises ConfigError."""
+    """This relay's membership, and how it dials others. Raises ConfigError."""
     client, cluster = config.client, config.cluster
     dialler = Dialler(
         versions=config.server.version,

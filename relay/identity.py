@@ -16,7 +16,7 @@ Addresses: TypeAlias = list[tuple[str, int]]
 
 @dataclass(slots=True)
 class Listening:
-    """With the real ports."""
+    """The listen addresses, with the real ports."""
 
     quic: Addresses = field(default_factory=list)
     http: Addresses = field(default_factory=list)
@@ -25,7 +25,7 @@ class Listening:
 
     @property
     def url(self) -> str:
-        """For a client on this machine, which fetches the certificate by itself."""
+        """The URL for a client on this machine, which fetches the certificate by itself."""
         scheme, addresses = ("http", self.http) if self.http else ("https", self.quic)
         return f"{scheme}://localhost:{addresses[0][1]}/"
 

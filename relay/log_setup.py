@@ -35,7 +35,7 @@ LEVELS: Final[Mapping[str, int]] = MappingProxyType(
         "trace": TRACE,
     }
 )
-"""Of `[log] level`."""
+"""The words of `[log] level`."""
 
 _NAMES: Final = MappingProxyType({number: word.upper() for word, number in LEVELS.items()})
 _COLOURS: Final = MappingProxyType({"ERROR": "31", "WARN": "33", "INFO": "32", "DEBUG": "36", "TRACE": "90"})

@@ -29,7 +29,7 @@ _OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choo
 _SHOWN: Final = 200  # characters of such a field
 
 TOKEN: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""Of RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
+"""A token of RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
 
 _AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
 
@@ -62,7 +62,7 @@ class Logger(structlog.BoundLoggerBase):
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
-        """With the current exception."""
+        """Write an error with the current exception."""
         self._write(logging.ERROR, event, {"exc_info": True, **fields})
 
     def log(self, level: int, event: str, /, **fields: Any) -> None:

@@ -23,7 +23,7 @@ def is_text(path: str) -> bool:
 
 
 def size_of(path: str) -> int:
-    """Bytes."""
+    """The bytes of a path."""
     return len(path.encode("utf-8", "surrogatepass"))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runtime:
-    """Of one relay."""
+    """The environment of one relay."""
 
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds. Not the event loop's clock: some loops read it once per turn, in milliseconds."""

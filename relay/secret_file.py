@@ -48,7 +48,7 @@ def with_secret(config: Config, environ: Mapping[str, str] = os.environ) -> Conf
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """For what outlives a restart: systemd's, or the user's (XDG base directories).
+    """The directory for what outlives a restart: systemd's, or the user's (XDG base directories).
 
     Raises RuntimeError if there is none.
     """
@@ -76,7 +76,7 @@ def _read_or_make(file: Path) -> bytes:
 
 
 def _make(file: Path) -> None:
-    """For this user only; another relay may have been first."""
+    """Write a new secret for this user only; another relay may have been first."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".secret-")  # of mode 0600
     try:

@@ -31,7 +31,7 @@ def write(text: str) -> None:
 
 
 def put(text: str) -> str | None:
-    """As `write`, but return the reason of a failure; a closed pipe is none."""
+    """Print, and return the reason of a failure; a closed pipe is none."""
     try:
         write(text)
     except BrokenPipeError:
@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """If possible."""
+    """Print to standard error, if possible."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

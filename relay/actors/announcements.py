@@ -16,12 +16,12 @@ SUBSCRIBER_ONLY = 2  # in SETUP
 
 
 def random_hop(runtime: Runtime) -> int:
-    """For a peer or relay without one."""
+    """A random id for a peer or relay without one."""
     return runtime.random.randint(1, MAX_HOP_ID)
 
 
 class Announcement:
-    """Live, of the peer."""
+    """A live announcement of the peer."""
 
     __slots__ = ("broadcast", "generation", "identity", "route")
 
@@ -33,7 +33,7 @@ class Announcement:
 
 
 class Announcements:
-    """Of one session, by absolute path."""
+    """The announcements of one session, by absolute path."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

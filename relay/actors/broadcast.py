@@ -19,7 +19,7 @@ logger = get_logger("relay.broadcast")
 
 
 class TrackEntry:
-    """With the number of requests forwarded to the track."""
+    """A running track, with the number of requests forwarded to it."""
 
     __slots__ = ("forwarded", "ref")
 

@@ -36,7 +36,7 @@ class Revive(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """As `[cluster]` says. `hop`: this relay's id in hop lists."""
+    """This relay among others, as `[cluster]` says. `hop`: its id in hop lists."""
 
     hop: int
     node: str | None
@@ -141,7 +141,7 @@ class ClusterActor(LoopActor):
         self._peers.clear()
 
     def _leave(self) -> None:
-        """Existing sessions continue."""
+        """Withdraw our name; existing sessions continue."""
         if self._node is not None:
             send(self._origin, m.Unannounce(self._number, join(self._prefix, self._node), GENERATION))
 
@@ -253,7 +253,7 @@ class ClusterActor(LoopActor):
             send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
     def _others(self) -> tuple[PeerRow, ...]:
-        """Of `/state`, for relays that only dialled us."""
+        """The rows of `/state` for relays that only dialled us."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(

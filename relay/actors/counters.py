@@ -16,13 +16,13 @@ Counts: TypeAlias = dict[tuple[str, str], int]  # by name and a label: a reason,
 
 
 class AddCounts(NamedTuple):
-    """Over an actor's whole life, at its end."""
+    """The counts of an actor's whole life, at its end."""
 
     counts: Counts
 
 
 class TrackFigures(NamedTuple):
-    """Of a track."""
+    """The figures of a track."""
 
     broadcast: str  # URN of its broadcast actor
     path: str
@@ -33,7 +33,7 @@ class TrackFigures(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Of a track: its figures (None at the end), and its counts since the last report."""
+    """A track's figures (None at the end), and its counts since the last report."""
 
     track: str
     figures: TrackFigures | None

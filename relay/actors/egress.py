@@ -26,7 +26,7 @@ class AskAgain(NamedTuple):
 
 
 class Request:
-    """Of the peer."""
+    """A request of the peer."""
 
     __slots__ = ("message", "track")
 
@@ -49,7 +49,7 @@ class Subscription(Request):
 
 
 class Egress:
-    """Of one session."""
+    """The consuming side of one session."""
 
     def __init__(self, context: Context, call_later: Callable[[float, object], object]) -> None:
         self._context = context
@@ -69,7 +69,7 @@ class Egress:
         self._watches.clear()
 
     def _leave(self, request: Request) -> None:
-        """At the track, or at the directory if no track has accepted yet."""
+        """Cancel at the track, or at the directory if no track has accepted yet."""
         to = self._context.environment.origin if request.track is None else request.track
         send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
@@ -231,7 +231,7 @@ class Egress:
     # --- answers of directory and tracks
 
     def deliver(self, message: m.Deliver) -> None:
-        """The hot path."""
+        """Pass on groups of a subscription: the hot path."""
         request = self._requests.get(message.key)
         if isinstance(request, Subscription):
             failover = request.failover
@@ -349,6 +349,6 @@ class Egress:
 
 
 def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
-    """Without the first publisher's bounds: from the newest group on."""
+    """The request without the first publisher's bounds: from the newest group on."""
     params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
     return request._replace(params=params, floor=failover.next, life=0)

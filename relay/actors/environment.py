@@ -66,7 +66,7 @@ class Context:
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
 
     def counted(self) -> Counts:
-        """Bytes included."""
+        """The counts, with the transport's bytes."""
         stats, transport = self.moq.session.stats(), self.moq.session.transport
         return {
             **self.counts,
@@ -92,7 +92,7 @@ class Context:
             self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
 
     def over(self, limit: str, **fields: object) -> None:
-        """The first of an episode."""
+        """Count an exceeded limit, and log the first of an episode."""
         self.counts["refused", limit] += 1
         if self._log_once.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

@@ -30,7 +30,7 @@ class Expiry:
 
 
 class Expiries:
-    """Of a relay."""
+    """All dates of a relay."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -44,7 +44,7 @@ class Expiries:
         return len(self._dates)
 
     def at(self, moment: float, callback: Callable[[], object]) -> Expiry:
-        """In seconds since the epoch; soon if past."""
+        """Call `callback` at `moment`, in seconds since the epoch; soon if it is past."""
         date = Expiry(self, moment, callback)
         self._dates[date] = None
         self._plan(moment)

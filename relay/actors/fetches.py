@@ -32,7 +32,7 @@ class Fetch(NamedTuple):
 
 
 class Fetches:
-    """Of one track."""
+    """The fetches of one track."""
 
     __slots__ = ("_by_group", "_coming", "_most", "_numbers", "_track", "_upstream", "all", "size")
 
@@ -62,7 +62,7 @@ class Fetches:
         return True
 
     def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
-        """The group may still grow."""
+        """Serve a fetch from a group, which may still grow."""
         params = request.params
         part = GroupFetch(group, request.encoding, params.start_frame, params.end_frame)
         fetch = Fetch(request, part)

@@ -32,7 +32,7 @@ class Decided(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """Of a peer without an answer yet."""
+    """A peer without an answer yet."""
 
     request: SessionRequest
     environment: Environment
@@ -184,7 +184,7 @@ class GateActor(LoopActor):
         permissions: Permissions | None,
         **options: Any,
     ) -> Ref | None:
-        """None if the actor did not start: the session is closed."""
+        """The connection, or None if the actor did not start: the session is closed."""
         try:
             connection: Ref = ConnectionActor.start(
                 session=session,
@@ -228,7 +228,7 @@ class GateActor(LoopActor):
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """From Python 3.12 on `work` starts at once, and mostly ends without blocking."""
+    """Run `work` as a task. From Python 3.12 on it starts at once, and mostly ends without blocking."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.get_running_loop().create_task(work)

@@ -18,7 +18,7 @@ from relay.wire.errors import StreamCode
 
 
 class Stopped(NamedTuple):
-    """At the publisher."""
+    """A group to stop at the publisher."""
 
     sequence: int
     code: int
@@ -27,7 +27,7 @@ class Stopped(NamedTuple):
 
 
 class TrackGroups:
-    """Of one track."""
+    """The groups of one track."""
 
     __slots__ = (
         *("_limits", "cache", "dropped", "seen", "stopped", "touched", "unfinished"),
@@ -118,7 +118,7 @@ class TrackGroups:
                 self.abort(group, StreamCode.TOO_FAR_BEHIND, limit)
 
     def abort(self, group: EncodedGroup, code: int, limit: str = "") -> None:
-        """For a `limit`, drop the content and stop the publisher."""
+        """Abort a group; for a `limit`, drop its content and stop the publisher."""
         if limit:
             self.stopped.append(Stopped(group.sequence, code, group.past, limit))
             self.cache.empty(group)

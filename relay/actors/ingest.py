@@ -33,7 +33,7 @@ class Past(NamedTuple):
 
 
 class Ingest:
-    """Of one session."""
+    """The publishing side of one session."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -32,13 +32,13 @@ Key: TypeAlias = tuple[str, int]  # of the subscriber, and its `key`
 
 
 class SessionEvents(NamedTuple):
-    """Since the last loop turn."""
+    """The peer's events since the last loop turn."""
 
     events: tuple[Event, ...]
 
 
 class CloseSession(NamedTuple):
-    """From our side."""
+    """End the session from our side."""
 
     code: int
     reason: str
@@ -57,11 +57,11 @@ class Draining(NamedTuple):
 
 
 class CountSession(NamedTuple):
-    """To a connection. The reply is its counts so far, by name and label."""
+    """Asked of a connection. The reply is its counts so far, by name and label."""
 
 
 class DescribeSession(NamedTuple):
-    """To a connection. The reply is a `SessionRow`."""
+    """Asked of a connection. The reply is a `SessionRow`."""
 
 
 # --- to the gate
@@ -119,17 +119,17 @@ class GateReport(NamedTuple):
 
 
 class UseCluster(NamedTuple):
-    """It starts after the gate."""
+    """The cluster actor, for the gate, which has started before."""
 
     cluster: Ref
 
 
 class DrainSessions(NamedTuple):
-    """To the gate. Replied when sessions have left, or after `[limits] drain`."""
+    """Asked of the gate: have sessions leave. Replied when they have, or after `[limits] drain`."""
 
 
 class CloseSessions(NamedTuple):
-    """To the gate. Replied once all connection actors know."""
+    """Asked of the gate: close all sessions. Replied once all connection actors know."""
 
     reason: str
 
@@ -153,7 +153,7 @@ class Announce(NamedTuple):
 
 
 class Reroute(NamedTuple):
-    """Of the same announcement."""
+    """The same announcement has another route now."""
 
     session: int
     path: str
@@ -162,7 +162,7 @@ class Reroute(NamedTuple):
 
 
 class Unannounce(NamedTuple):
-    """By the publisher; running subscriptions go on."""
+    """The publisher withdrew the path; running subscriptions go on."""
 
     session: int
     path: str
@@ -171,7 +171,7 @@ class Unannounce(NamedTuple):
 
 
 class SessionGone(NamedTuple):
-    """With announcements and watches. `lost`: neither side closed it; the publisher may return."""
+    """A session ended, with its announcements and watches. `lost`: neither side closed it; it may return."""
 
     session: int
     lost: bool = False
@@ -195,7 +195,7 @@ class Alive(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """To `watcher`, broadcasts of its interest, existing ones first."""
+    """Announce to `watcher` the broadcasts of its interest, existing ones first."""
 
     watcher: Ref
     interest: AnnounceInterest
@@ -216,7 +216,7 @@ class WatchStarted(NamedTuple):
 
 
 class OfferTrack(NamedTuple):
-    """By itself (PUBLISH of moq-transport), or no longer."""
+    """`session` offers a track by itself (PUBLISH of moq-transport), or no longer."""
 
     session: int
     path: str
@@ -250,19 +250,19 @@ class TrackChanged(NamedTuple):
 
 
 class ListAnnounced(NamedTuple):
-    """By HTTP: paths under the prefixes. The reply is a tuple of `Announcement`."""
+    """Asked by HTTP: announced paths under the prefixes. The reply is a tuple of `Announcement`."""
 
     prefixes: tuple[str, ...]
 
 
 class ListPublications(NamedTuple):
-    """By HTTP: those under the prefixes. The reply is a tuple of `Published`."""
+    """Asked by HTTP: publications under the prefixes. The reply is a tuple of `Published`."""
 
     prefixes: tuple[str, ...]
 
 
 class ListWithdrawn(NamedTuple):
-    """By HTTP: those under the prefixes that still run. Replied as `ListPublications`."""
+    """Asked by HTTP: withdrawn publications that still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
 
@@ -278,7 +278,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """To gate, origin, cluster and cache budget."""
+    """New limits for gate, origin, cluster and cache budget."""
 
     limits: Limits
 
@@ -287,7 +287,7 @@ class NewLimits(NamedTuple):
 
 
 class Subscribe(NamedTuple):
-    """For groups of a track. Answered by `Accepted` or `Refused`."""
+    """`subscriber` wants groups of a track. Answered by `Accepted` or `Refused`."""
 
     path: str
     track: str
@@ -303,7 +303,7 @@ class Subscribe(NamedTuple):
 
 
 class Describe(NamedTuple):
-    """For a track's properties. Answered by `Described` or `Refused`."""
+    """`subscriber` wants a track's properties. Answered by `Described` or `Refused`."""
 
     path: str
     track: str
@@ -337,7 +337,7 @@ class UpdateSubscription(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """Also of a fetch; to the origin while no track has accepted it."""
+    """The end of a subscription or fetch; to the origin while no track has accepted it."""
 
     subscriber: Ref
     key: int
@@ -353,7 +353,7 @@ class Find(NamedTuple):
 
 
 class Found(NamedTuple):
-    """None if none is."""
+    """The announced path; None if there is none."""
 
     key: int
     path: str | None
@@ -363,7 +363,7 @@ class Found(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """As far as we know; `track` takes `UpdateSubscription` and `Unsubscribe`."""
+    """The track exists as far as we know; `track` takes `UpdateSubscription` and `Unsubscribe`."""
 
     key: int
     track: Ref
@@ -371,7 +371,7 @@ class Accepted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Now or later."""
+    """The request is refused, at once or later."""
 
     key: int
     code: int
@@ -385,7 +385,7 @@ class PublisherLost(NamedTuple):
 
 
 class Described(NamedTuple):
-    """And its newest group so far, with the last complete frame there."""
+    """The track's properties, its newest group so far, and the last complete frame there."""
 
     key: int
     properties: TrackProperties
@@ -393,7 +393,7 @@ class Described(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """In order of arrival. Subscribers of the same groups share `fragments`."""
+    """Groups of a subscription, in order of arrival. Subscribers of the same groups share `fragments`."""
 
     key: int
     fragments: tuple[GroupFragment, ...]
@@ -440,7 +440,7 @@ class AskNumbers(NamedTuple):
 
 
 class Numbered(NamedTuple):
-    """Origin to track."""
+    """Origin to track: the granted numbers."""
 
     span: Span | None
     free: bool  # no track uses them
@@ -462,14 +462,14 @@ class NumbersOver(NamedTuple):
 
 
 class Withdraw(NamedTuple):
-    """Of the directory. The broadcast ends with its last track, and sends `BroadcastOver`."""
+    """The broadcast left the directory. It ends with its last track, and sends `BroadcastOver`."""
 
     origin: Ref
     publication: int
 
 
 class BroadcastOver(NamedTuple):
-    """It has ended."""
+    """The broadcast has ended."""
 
     publication: int
     path: str
@@ -501,11 +501,11 @@ class TrackEnded(NamedTuple):
 
 
 class ListTracks(NamedTuple):
-    """To a broadcast. The reply is its running tracks, by path and name."""
+    """Asked of a broadcast. The reply is its running tracks, by path and name."""
 
 
 class DescribeTrack(NamedTuple):
-    """To a track. The reply is a `TrackRow`."""
+    """Asked of a track. The reply is a `TrackRow`."""
 
 
 # --- track to publishing connection
@@ -540,14 +540,14 @@ class FetchUpstream(NamedTuple):
 
 
 class UpdateUpstream(NamedTuple):
-    """Of all subscribers together."""
+    """The new parameters of all subscribers together."""
 
     track: Ref
     params: SubscribeParams
 
 
 class StopGroup(NamedTuple):
-    """Its rest."""
+    """Stop the rest of that group."""
 
     track: Ref
     sequence: int
@@ -566,7 +566,7 @@ class OpenPast(NamedTuple):
 
 
 class ClosePast(NamedTuple):
-    """The latest `OpenPast`."""
+    """End the latest `OpenPast`."""
 
     track: Ref
 
@@ -585,7 +585,7 @@ class CloseUpstream(NamedTuple):
 
 
 class OverLimit(NamedTuple):
-    """By the peer's publication: count and log it for its session."""
+    """The peer's publication exceeded a limit: count and log it for its session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
@@ -617,7 +617,7 @@ class PastStarted(NamedTuple):
 
 
 class PastGroups(NamedTuple):
-    """As they arrived."""
+    """Older groups, as they arrived."""
 
     number: int
     parts: tuple[GroupPart, ...]
@@ -648,7 +648,7 @@ class UpstreamFailed(NamedTuple):
 
 
 class CacheSize(NamedTuple):
-    """Of a track: its bytes changed, or the `answer` to `EvictTo`."""
+    """A track's cached bytes have changed, or are the `answer` to `EvictTo`."""
 
     track: Ref
     size: int
@@ -656,7 +656,7 @@ class CacheSize(NamedTuple):
 
 
 class EvictTo(NamedTuple):
-    """Down to `size` bytes, the newest group only with `newest`."""
+    """Evict groups down to `size` bytes, the newest group only with `newest`."""
 
     size: int
     newest: bool
@@ -666,7 +666,7 @@ class EvictTo(NamedTuple):
 
 
 class PeerConnected(NamedTuple):
-    """With another relay. `hop`: its id, or 0. `peer` dialled it; None: the other relay did."""
+    """A session with another relay. `hop`: its id, or 0. `peer` dialled it; None: the other relay did."""
 
     session: int
     connection: Ref
@@ -703,14 +703,14 @@ class MemberBack(NamedTuple):
 
 
 class PeerEnded(NamedTuple):
-    """Peer to cluster."""
+    """Peer to cluster: the peer's actor ends."""
 
     target: str
     peer: Ref
 
 
 class ListPeers(NamedTuple):
-    """To the cluster. The reply is `Peers`."""
+    """Asked of the cluster. The reply is `Peers`."""
 
 
 class Peers(NamedTuple):
@@ -721,4 +721,4 @@ class Peers(NamedTuple):
 
 
 class DescribePeer(NamedTuple):
-    """To a peer. The reply is a `PeerRow`."""
+    """Asked of a peer. The reply is a `PeerRow`."""

@@ -20,7 +20,7 @@ WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
     *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
-"""That need numbers or units, or would overtake one that does."""
+"""Messages that need numbers or units, or would overtake one that does."""
 
 
 class Deferred:
@@ -50,14 +50,14 @@ class Deferred:
                 self.size += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
 
     def take(self) -> list[object]:
-        """To be handled in order: one may be deferred again, and all behind it."""
+        """Stop waiting. Handle the messages in order: one may be deferred again, and all behind it."""
         messages, self.messages = self.messages or [], None
         self.size = 0
         return messages
 
 
 class Numbers(Translation):
-    """As the directory grants it."""
+    """The translation of one track, as the directory grants it."""
 
     def __init__(self, track: Ref, directory: Ref | None, path: str, name: str, life: int) -> None:
         """Without a `directory` the publisher's numbers stay. `life` numbers the publication."""
@@ -95,7 +95,7 @@ class Numbers(Translation):
             self._directory = None
 
     def part(self, part: m.GroupPart, number: int) -> m.GroupPart:
-        """With the viewers' number and timestamps."""
+        """Part of a group, with the viewers' number and timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
         return part._replace(sequence=number, parts=self.translated(part.parts))

@@ -74,17 +74,17 @@ class PastRequest:
         return True
 
     def answered(self) -> None:
-        """The publisher has no more of it."""
+        """The publisher has no more of the range."""
         if self.first is None and self.explicit:
             self.first = self.start
 
     def complete(self, seen: Ranges) -> bool:
-        """Its first group is known, and all have begun to arrive."""
+        """True if its first group is known, and all have begun to arrive."""
         return self.first is not None and not seen.gaps(self.first, self.end)
 
 
 class Past:
-    """Of one track."""
+    """The requests for older groups of one track."""
 
     __slots__ = (
         *("_groups", "_number", "_numbers", "_owner", "_subscribers", "_timeout"),
@@ -121,7 +121,7 @@ class Past:
             self._close()
 
     def seek(self, *, wait: bool) -> None:
-        """For the next range, one at a time. `wait` until the track begins: older groups end there."""
+        """Ask for the next range, one at a time. `wait` until the track begins: older groups end there."""
         while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
             if lowest is None and wait:

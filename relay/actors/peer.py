@@ -25,7 +25,7 @@ STALE: Final = 60.0  # seconds to redial a relay that withdrew its name after it
 
 
 class State(StrEnum):
-    """As `/state` shows it."""
+    """The state of a peer, as `/state` shows it."""
 
     WAITING = "waiting"  # until the next attempt, or to be dialled
     DIALLING = "dialling"
@@ -68,7 +68,7 @@ class Dialling:
 
 
 class PeerActor(LoopActor):
-    """With one relay."""
+    """Keeps a session with one relay."""
 
     def __init__(
         self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
@@ -196,7 +196,7 @@ class PeerActor(LoopActor):
             send(connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _fail(self, reason: str) -> None:
-        """Later, unless the other relay has dialled."""
+        """Dial again later, unless the other relay has dialled."""
         if self._other_session is not None:
             return
         delay = self._delay * self.runtime.random.uniform(0.5, 1.0)
@@ -235,7 +235,7 @@ class PeerActor(LoopActor):
         self._leave_if_gone()
 
     def _on_other_session(self, session: int | None) -> None:
-        """With the same relay: began or ended."""
+        """Another session with the same relay began or ended."""
         if session == self._other_session:
             return
         self._other_session = session

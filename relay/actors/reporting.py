@@ -27,7 +27,7 @@ class ReportDue(NamedTuple):
 
 
 class Reports:
-    """Of one track."""
+    """The reports of one track."""
 
     __slots__ = (
         *("_budget", "_counters", "_fetches", "_groups", "_owner", "_subscribers", "_track"),
@@ -57,7 +57,7 @@ class Reports:
 
     @property
     def held(self) -> int:
-        """Bytes of groups."""
+        """The bytes of held groups."""
         return self._groups.cache.size + self._fetches.size
 
     def turn(self) -> None:

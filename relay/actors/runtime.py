@@ -45,7 +45,7 @@ class Overrun(NamedTuple):
 
 
 _SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""By pykka: questions, and its own messages."""
+"""Messages that pykka handles: questions, and its own."""
 
 
 class CancelledInActorError(RuntimeError):
@@ -152,7 +152,7 @@ class LoopInbox:
         self._budget = 1
 
     def get(self) -> Envelope[Any]:
-        """Of this turn; `queue.Empty` ends it."""
+        """The next message of this turn; `queue.Empty` ends it."""
         if self._budget <= 0:
             raise Empty
         self._budget -= 1
@@ -178,7 +178,7 @@ class LoopInbox:
 
 
 class LoopFuture(pykka.Future[Any]):
-    """For `await`. `get` never blocks: it raises if there is no result."""
+    """A future for `await`. `get` never blocks: it raises if there is no result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ class LoopActor(pykka.Actor):
         """Release children, watchers and all else. `error`: the failure, if any."""
 
     def call_later(self, delay: float, message: Any) -> Timer:
-        """In `delay` seconds, unless the actor ends before."""
+        """Send `message` in `delay` seconds, unless the actor ends before."""
         timer = Timer(self, delay, message)
         self._timers.add(timer)
         return timer
@@ -425,7 +425,7 @@ async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa:
 
 
 def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
-    """Of each living actor; a `TrackActor` is a `track`."""
+    """The kind and queue length of each living actor; a `TrackActor` is a `track`."""
     return [
         (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
         for reference in runtime.actors
@@ -433,12 +433,12 @@ def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
 
 
 def halt(ref: Ref) -> None:
-    """After its queued messages, without awaiting that."""
+    """Stop an actor after its queued messages, without awaiting that."""
     send(ref, _ActorStop())
 
 
 async def stop(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109
-    """And await the end; `False` if it had ended."""
+    """Stop an actor and await its end; `False` if it had ended."""
     try:
         await ask(ref, _ActorStop(), timeout=timeout)
     except ActorDeadError:

@@ -54,7 +54,7 @@ class Subscriber:
 
 
 class Subscribers:
-    """Of one track."""
+    """The subscriptions of one track."""
 
     __slots__ = ("_call_later", "all", "bounded", "changed")
 

@@ -29,7 +29,7 @@ STOP_TIMEOUT: Final = 1.0  # seconds for an actor to end
 
 
 class ActorSystem:
-    """Of one relay, running."""
+    """The actors of one relay, running."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class ActorSystem:
             send(actor, m.NewLimits(limits))
 
     def accept(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
-        """Once the peer's permissions are known."""
+        """Answer a peer once its permissions are known."""
         if not send(self.gate, m.Admit(request, versions)):
             request.reject(503, "the relay is about to end")
 
     async def admit(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
-        """As `accept`, and return when the peer has its answer."""
+        """Like `accept`, but returns when the peer has its answer."""
         try:
             await ask(self.gate, m.Admit(request, versions), timeout=None)
         except ActorDeadError:
@@ -104,7 +104,7 @@ class ActorSystem:
         await self._ask_gate(m.DrainSessions())
 
     async def close_sessions(self, reason: str) -> None:
-        """All connection actors know."""
+        """Close all sessions. Returns when all connection actors know."""
         await _stop(self.cluster)  # first, or it would dial leaving peers
         await self._ask_gate(m.CloseSessions(reason))
 

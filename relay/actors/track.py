@@ -301,7 +301,7 @@ class TrackActor(LoopActor):
                 self._fail(StreamCode.GROUP_TOO_LARGE)
 
     def _numbered(self, message: moq.GroupData) -> tuple[m.GroupPart, ...]:
-        """With the viewers' numbers and timestamps."""
+        """The groups with the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
             if part.sequence >= numbers.below:

@@ -22,7 +22,7 @@ class Watcher(NamedTuple):
 
 
 class TrackOffers:
-    """By path and name, with the sessions that offer them."""
+    """Offered tracks, by path and name, with the sessions that offer them."""
 
     def __init__(self) -> None:
         self._offers: dict[tuple[str, str], set[int]] = {}

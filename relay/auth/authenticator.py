@@ -112,7 +112,7 @@ class Authenticator:
         self.refused: Counter[str] = Counter()  # by `admit`, by reason
 
     def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
-        """For later peers."""
+        """Use these for later peers."""
         former, self.keys = self.keys, keys
         if former is not None and former is not keys:
             task = asyncio.get_running_loop().create_task(former.drain())
@@ -131,11 +131,11 @@ class Authenticator:
             await self.keys.close()
 
     async def admit_session(self, path: str, query: str, remote: str) -> Permissions:
-        """As `admit`; an alias stands for `/`."""
+        """Like `admit`; an alias stands for `/`."""
         return await self.admit("" if normalize(path) in self.aliases else path, query, remote)
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
-        """As `verify`, but delays many refusals of one address."""
+        """Like `verify`, but delays many refusals of one address."""
         try:
             return await self.verify(path, query)
         except UnauthorizedError as error:

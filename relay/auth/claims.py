@@ -16,7 +16,7 @@ CLOCK_SKEW: Final = 10.0
 
 
 class ClaimError(UnauthorizedError):
-    """Of the wrong type, or contradictory."""
+    """A claim of the wrong type, or contradictory claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Claims:
         )
 
     def payload(self) -> dict[str, Any]:
-        """In the spelling that all relays read."""
+        """The claims in the spelling that all relays read."""
         whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
         return {
             "root": self.root,
@@ -91,7 +91,7 @@ class Claims:
             )
 
     def at(self, path: str) -> Permissions:
-        """At a URL with this path. Raises UnauthorizedError if there are none."""
+        """The permissions at a URL with this path. Raises UnauthorizedError if there are none."""
         root = requested_path(path)
         publish, subscribe = (
             reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)

@@ -136,7 +136,7 @@ class Key:
         return type(self)(self.algorithm, self.kid, frozenset((VERIFY,)), self.scope, material)
 
     def text(self, *, as_json: bool = False) -> str:
-        """With its secrets, as base64url, which all tools read, or as JSON."""
+        """The JWK with its secrets, as base64url, which all tools read, or as JSON."""
         content: dict[str, Any] = {
             "alg": self.algorithm,
             "key_ops": sorted(self.operations),
@@ -151,7 +151,7 @@ class Key:
         return encode(_compact(content))
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
-        """At once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
+        """Write at once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
         if file.exists() and not (replace and file.is_file()):  # never replace a device such as /dev/null
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
@@ -223,7 +223,7 @@ def random_kid() -> str:
 
 
 def is_kid(text: str) -> bool:
-    """Safe in a file name and in a URL."""
+    """True if the text is safe in a file name and in a URL."""
     return _KID.fullmatch(text) is not None
 
 
@@ -329,7 +329,7 @@ def _operations(content: dict[str, Any]) -> frozenset[str]:
 
 
 def _claim(draft: Path, file: Path) -> None:
-    """Never onto another file."""
+    """Move the draft to its place, never onto another file."""
     try:
         os.link(draft, file)
     except FileExistsError:

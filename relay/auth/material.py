@@ -55,7 +55,7 @@ _ORDER: Final = ("kty", "crv", "k", "n", "e", "x", "y", *FORMS["RSA"].private)
 
 
 class Kind(NamedTuple):
-    """Of keys of one algorithm."""
+    """The shape of keys of one algorithm."""
 
     kty: str
     generate: Callable[[], Any]
@@ -132,7 +132,7 @@ class Material:
 
 
 def encode(data: bytes) -> str:
-    """Without padding, RFC 7515 section 2."""
+    """Write base64url without padding, RFC 7515 section 2."""
     return base64url_encode(data).decode()
 
 

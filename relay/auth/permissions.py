@@ -20,7 +20,7 @@ LONGEST_PATH: Final = 2_048
 
 
 class Reason(StrEnum):
-    """For the peer: it says if a new token would help."""
+    """The reason of a refusal, for the peer: it says if a new token would help."""
 
     NEEDED = "token needed"
     BAD = "bad token"
@@ -56,7 +56,7 @@ class Permissions:
     expires: float | None = None  # end of the session, in seconds since the epoch
 
     def extended(self, other: Permissions) -> Permissions:
-        """With the prefixes of another token for the same root; the earlier end holds."""
+        """The permissions with the prefixes of another token for the same root; the earlier end holds."""
         ends = [end for end in (self.expires, other.expires) if end is not None]
         return replace(
             self,
@@ -70,7 +70,7 @@ class Permissions:
 
 
 def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """For logs: `*` is everything."""
+    """The prefixes as logs show them: `*` is everything."""
     return tuple(prefix or "*" for prefix in prefixes)
 
 

@@ -13,7 +13,7 @@ from relay.model.address import address_of
 ADDRESSES: Final = 4_096  # the oldest failure is forgotten first
 
 MOST_STEPS: Final = 10
-"""In delays: an open connection costs more than the answer."""
+"""The longest wait, in delays: an open connection costs more than the answer."""
 
 
 @dataclass(frozen=True, slots=True)

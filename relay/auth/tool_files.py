@@ -19,7 +19,7 @@ class UsageError(Exception):
 
 
 def read_key(name: str | None) -> Key:
-    """Of `--key`."""
+    """Read the key of `--key`."""
     if name is None:
         raise UsageError("want --key FILE, as `moq-token generate --out FILE` writes it")
     try:
@@ -42,7 +42,7 @@ def _file(name: str, flag: str) -> Path:
 
 
 def read(name: str, flag: str, limit: int, what: str) -> bytes:
-    """Or standard input."""
+    """Read a file, or standard input."""
     try:
         if name != "-":
             with _file(name, flag).open("rb") as stream:
@@ -59,7 +59,7 @@ def read(name: str, flag: str, limit: int, what: str) -> bytes:
 
 
 def put(text: str) -> None:
-    """At once. Raises BrokenPipeError, or Refused."""
+    """Print at once. Raises BrokenPipeError, or Refused."""
     if sys.stdout is None:
         raise Refused("standard output is closed")
     try:
@@ -71,6 +71,6 @@ def put(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """On standard error: standard output is for keys and tokens."""
+    """Print to standard error: standard output is for keys and tokens."""
     if sys.stderr is not None:
         terminal.say(f"moq-token: {terminal.printable(text)}")

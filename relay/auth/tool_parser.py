@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """With the help of each command."""
+    """The parser of the command line, with the help of each command."""
     parser = _parser(
         Parser,
         prog="moq-token",
@@ -155,7 +155,7 @@ def _add_verify(parser: Parser) -> None:
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Without a command `command` is None. Raises UsageError, and SystemExit after --help."""
+    """Read the command line; `command` may be None. Raises UsageError, and SystemExit after --help."""
     words = list(words)
     if words[:1] == ["--key"] and len(words) > 2:  # noqa: PLR2004 - with FILE and the command
         # the older word order

@@ -58,7 +58,7 @@ def _timestamp(digits: str) -> int:
 
 
 def in_utc(moment: float) -> str:
-    """Write a time."""
+    """A time for people, in UTC."""
     try:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
@@ -67,7 +67,7 @@ def in_utc(moment: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """In its two largest units: `1 hour and 30 minutes`."""
+    """A duration in its two largest units: `1 hour and 30 minutes`."""
     rest = max(int(seconds), 0)
     parts = []
     for name, unit in _NAMES.items():

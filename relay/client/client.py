@@ -115,7 +115,7 @@ class Client(Endpoint):
         return subscription
 
     async def track_info(self, broadcast: str, track: str) -> TrackProperties:
-        """On 05 and 06, else ValueError; TrackInfoError if the peer refuses."""
+        """Ask for a track's properties (05 and 06, else ValueError); TrackInfoError if the peer refuses."""
         self.check()
         request = self.moq.requests.request_info(checked(broadcast), track)
         try:

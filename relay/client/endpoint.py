@@ -237,7 +237,7 @@ class Endpoint(Handle):
         self.flush()
 
     def cancel(self, request: int, code: int | None = None) -> None:
-        """Unless it is over."""
+        """End a request of ours, unless it is over."""
         if (handle := self.handles.pop(request, None)) is not None:
             self.moq.requests.cancel(request, code)
             self.flush()
@@ -276,7 +276,7 @@ class Endpoint(Handle):
         self.flush()
 
     def on_event(self, event: moq.Event) -> None:
-        """In order."""
+        """Handle all events of the state machine, in order."""
         match event:
             case moq.AnnounceRequested():
                 self.moq.serving.announce_initial(event.request)

@@ -20,7 +20,7 @@ KEPT_GROUPS: Final = 8  # held for late subscribers and fetches, by default
 
 
 class TrackWriter(PublishedTrack, Handle):
-    """May be subscribed and fetched."""
+    """A track of ours, which peers may subscribe to and fetch."""
 
     def __init__(self, endpoint: Endpoint, name: str, info: TrackProperties, keep: int) -> None:
         PublishedTrack.__init__(self, endpoint.moq, endpoint.runtime.now, endpoint.flush, name, info, keep)

@@ -58,13 +58,13 @@ class Announced(Reader[Change]):
         return dict(self.live)
 
     async def wait_for(self, path: str, *, active: bool = True) -> None:
-        """Until `path` is announced, or is not. Reads no change."""
+        """Wait until `path` is announced, or is not. Reads no change."""
         await self.until(lambda: (path in self.live) == active or self._over())
         if active and path not in self.live:
             raise ClientError(f"the peer ended its announcements, {path!r} is not among them")
 
     def close(self) -> None:
-        """Live paths are reported gone."""
+        """End the interest. Live paths are reported gone."""
         self._endpoint.cancel(self._request)
         for path in list(self.live):
             self.put(Change(path, active=False))
@@ -90,8 +90,8 @@ class Announced(Reader[Change]):
             self.live[item.path] = item
         self._unread.append(item)
         if len(self._unread) > self._most:
-            # Of each path, what leads from its state at the last read, which the first change shows, to that of
-            # now.
+            # keep for each path what leads from its state at the last read, which the first change shows, to
+            # its state now
             first = {change.path: change for change in reversed(self._unread)}
             new = {path for path, change in first.items() if change.active and not change.update}
             gone = (Change(path, active=False) for path in first.keys() - self.live.keys() - new)
@@ -155,7 +155,7 @@ class GroupReader(Reader[Frame]):
 
 
 class Probes(Reader[ProbeReceived]):
-    """Of the connection; RequestError if the peer gives none."""
+    """The peer's estimates of the connection; RequestError if it gives none."""
 
     def close(self) -> None:
         self._endpoint.cancel(self._request)
@@ -279,7 +279,7 @@ class Subscription(Reader[GroupReader]):
         self._settle()
 
     def _settle(self) -> None:
-        """After a refusal, open groups come whole: the peer may have left after it had sent them."""
+        """Open groups come whole after a refusal: the peer may have left after it had sent them."""
         if self.code is not None and not self._open:
             self._endpoint.cancel(self._request)
 

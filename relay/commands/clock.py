@@ -100,7 +100,7 @@ exit status: 0 stopped by a signal, 1 the relay refused or failed for good, 2 wr
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of the command line."""
+    """The options of the command line."""
 
     command: str
     url: str  # with the token in its query: never shown
@@ -118,7 +118,7 @@ class Options:
 async def seconds(
     now: Callable[[], datetime], sleep: Callable[[float], Awaitable[object]]
 ) -> AsyncIterator[datetime]:
-    """A timer may fire early."""
+    """Yield every second once; a timer may fire early."""
     last: datetime | None = None
     while True:
         moment = now().replace(microsecond=0)
@@ -129,7 +129,7 @@ async def seconds(
 
 
 async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> None:
-    """Until `moments` ends."""
+    """Write the time to `track` until `moments` ends."""
     group = None
     minute = ""
     async for moment in moments:
@@ -159,7 +159,7 @@ async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
 
 
 async def publish(client: Client, options: Options) -> None:
-    """Until the session ends."""
+    """Publish until the session ends."""
     publication = client.publish(options.broadcast)
     track = publication.track(options.track, keep=KEPT_MINUTES)
     say(f"publishing {options.broadcast}, track {options.track}, {client.version.name_on_wire}")
@@ -167,7 +167,7 @@ async def publish(client: Client, options: Options) -> None:
 
 
 async def watch(client: Client, options: Options, line: Callable[[str], None]) -> None:
-    """Until the session ends, through every start and end of the broadcast."""
+    """Watch until the session ends, through every start and end of the broadcast."""
     path = options.broadcast
     announced = client.announced(path)
     say(f"waiting for {path}, {client.version.name_on_wire}")
@@ -200,7 +200,7 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
 
 
 async def attend(client: Client, work: Awaitable[None]) -> None:
-    """Until `work` fails or the session ends; raises SessionEnded then."""
+    """Do `work` until it fails or the session ends; raises SessionEnded then."""
     working = asyncio.ensure_future(work)
     ending = asyncio.ensure_future(client.closed())
     try:
@@ -258,7 +258,7 @@ async def connect(options: Options) -> Client:
 
 
 async def until_stopped(options: Options) -> None:
-    """Until a signal says stop."""
+    """Run until a signal says stop."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -272,7 +272,7 @@ async def until_stopped(options: Options) -> None:
 
 
 def put_line(text: str) -> None:
-    """At once, for readers of a pipe."""
+    """Print at once, for readers of a pipe."""
     try:
         terminal.write(f"{text}\n")
     except BrokenPipeError:
@@ -282,7 +282,7 @@ def put_line(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """On standard error; standard output has the clock alone."""
+    """Print to standard error; standard output has the clock alone."""
     terminal.say(f"moq-clock: {printable(text)}")
 
 
@@ -294,7 +294,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """With help and defaults."""
+    """The parser of the command line, with help and defaults."""
     parser = Parser(
         prog="moq-clock",
         usage="moq-clock {publish,watch} [URL] [flags]",
@@ -343,14 +343,14 @@ def build_parser() -> Parser:
 
 
 def command_of(text: str) -> str:
-    """Not quoted in messages: a URL in its place may hold a token."""
+    """Check the command, which is not quoted in messages: a URL in its place may hold a token."""
     if text not in ("publish", "watch"):
         raise argparse.ArgumentTypeError("want publish or watch")
     return text
 
 
 def url_of(text: str) -> str:
-    """As far as one can without dialling."""
+    """Check a URL as far as one can without dialling."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
@@ -364,7 +364,7 @@ def url_of(text: str) -> str:
 
 
 def broadcast_of(text: str) -> str:
-    """In normal form."""
+    """Bring a path into its normal form."""
     try:
         path = checked(text)
     except ValueError as error:
@@ -383,7 +383,7 @@ def version_of(text: str) -> AnyVersion:
 
 
 def fingerprint_of(text: str) -> str:
-    """With or without colons."""
+    """Read 64 hex digits, with or without colons."""
     digits = text.replace(":", "").strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", digits):
         raise argparse.ArgumentTypeError("want the 64 hex digits of a SHA-256")
@@ -391,7 +391,7 @@ def fingerprint_of(text: str) -> str:
 
 
 def with_token(url: str, token: str | None) -> str:
-    """In the query."""
+    """Put `token` into the query of `url`."""
     if token is None:
         return url
     parts = urlsplit(url)

@@ -44,7 +44,7 @@ class Address:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """To bind: `localhost` is both loopbacks, `""` is `::` (dual stack)."""
+        """The hosts to bind: `localhost` is both loopbacks, `""` is `::` (dual stack)."""
         if self.host.lower() == "localhost":
             return ("127.0.0.1", "::1")
         return (self.host or "::",)
@@ -64,7 +64,7 @@ def is_authority(text: str) -> bool:
 
 
 def host_of(authority: str) -> str:
-    """Without brackets; `""` if `authority` is invalid."""
+    """The host without brackets; `""` if `authority` is invalid."""
     try:
         return Address.parse(authority).host
     except ValueError:

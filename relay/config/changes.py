@@ -45,7 +45,7 @@ def _names(table: object) -> tuple[str, ...]:
 
 
 def taken_over(old: Config, new: Config) -> Config:
-    """With all of `new` that takes effect at a reload."""
+    """The old configuration with all of `new` that takes effect at a reload."""
     https = new.web.https
     for place in LIVE:
         # HTTPS without files continues until a restart
@@ -63,5 +63,5 @@ def _with(old: ModelT, new: ModelT, place: Keys) -> ModelT:
 
 
 def listed(old: Config, new: Config) -> str:
-    """Of different values: `[server.tls] cert, [limits] sessions`."""
+    """The keys whose values differ: `[server.tls] cert, [limits] sessions`."""
     return ", ".join(f"[{'.'.join(keys[:-1])}] {keys[-1]}" for keys in _differences(old, new))

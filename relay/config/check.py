@@ -26,7 +26,7 @@ class Problem:
 
 
 def check(config: Config) -> Iterator[Problem]:
-    """In the order of the tables."""
+    """Yield every problem, in the order of the tables."""
     yield from _server(config)
     yield from _files(config)
     yield from _auth(config)
@@ -83,13 +83,13 @@ _KEY_DIR: Final = "expected a directory with one {kid}.jwk for each key"
 
 
 def unreadable_directory(directory: Path) -> str | None:
-    """Why its files cannot be read."""
+    """Why the files of `directory` cannot be read."""
     needed = os.R_OK | os.X_OK
     return _unusable(directory, f"directory, {_KEY_DIR}", f"is a file, {_KEY_DIR}", needed, folder=True)
 
 
 def unwritable_directory(directory: Path) -> str | None:
-    """Why it cannot hold new files."""
+    """Why `directory` cannot hold new files."""
     absent, needed = "directory, expected one that exists", os.R_OK | os.W_OK | os.X_OK
     return _unusable(directory, absent, "is a file, expected a directory", needed, folder=True)
 

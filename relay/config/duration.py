@@ -34,5 +34,5 @@ def seconds(text: str) -> float:
     )
     if not parts or any(unit not in _UNITS for _, unit in parts):
         raise ValueError(WANTED)
-    # to nanoseconds, which binary fractions miss
+    # rounded to nanoseconds, which binary fractions miss
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts), 9)

@@ -16,7 +16,7 @@ ENV_PREFIX: Final = "MOQ_"
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """It has another name here, or none."""
+    """A key that has another name here, or none."""
 
     path: str  # place in their file: `listen.tls.cert`
     here: str | None = None  # place in our file of the equivalent
@@ -24,7 +24,7 @@ class Foreign:
 
     @property
     def answer(self) -> str:
-        """For a key of the file."""
+        """The message for a key of the file."""
         return self._answer("")
 
     @property
@@ -176,7 +176,7 @@ _FLAGS: Final[Mapping[str, str]] = {  # that are not the path with hyphens
 
 
 def _named() -> dict[str, Foreign]:
-    """In lower case with hyphens, as in flags and variables."""
+    """The entries by name, in lower case with hyphens, as in flags and variables."""
     found = {path.replace(".", "-").replace("_", "-"): entry for path, entry in FOREIGN.items()}
     # both relays have tables `client` and `server`, with keys of equal names in files only
     ours = {
@@ -205,12 +205,12 @@ def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, 
 
 
 def foreign_flag(flag: str) -> Foreign | None:
-    """Such as `--listen-tls-cert`."""
+    """The entry of a flag such as `--listen-tls-cert`."""
     return _NAMED.get(flag.lstrip("-").removeprefix("no-"))
 
 
 def foreign_variable(name: str) -> Foreign | None:
-    """Such as `MOQ_LISTEN_TLS_CERT`."""
+    """The entry of a variable such as `MOQ_LISTEN_TLS_CERT`."""
     if name == "MOQ_LISTEN":
         return FOREIGN["listen.bind"]
     return _NAMED.get(name.removeprefix(ENV_PREFIX).lower().replace("_", "-"))

@@ -43,7 +43,7 @@ def load(
 
 
 def _validated(tables: Tables, origins: Origins) -> tuple[Config, list[str]]:
-    """With the faults; a wrong key counts as absent."""
+    """The configuration and its faults; a wrong key counts as absent."""
     faults: list[str] = []
     wrong: set[Keys] = set()
     mistyped: set[Keys] = set()

@@ -21,7 +21,7 @@ class Metavar(str):
 
 
 class Kind(Enum):
-    """Of the text of a flag or variable."""
+    """How to read the text of a flag or variable."""
 
     TEXT = "text"
     LIST = "list"  # between commas; a repeated flag adds items
@@ -32,12 +32,12 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Its table gives the help, and spellings that differ from its place."""
+    """One option. Its table gives the help, and spellings that differ from its place."""
 
     help: str
     flag: str = ""  # if it is not the place with hyphens
     aliases: tuple[str, ...] = ()
-    """In the same table; flags and variables follow from these names, too."""
+    """Second names of the key in the same table; flags and variables follow from them, too."""
 
     variable: str = ""  # of other programs, stronger than ours
     unset: str = "none"  # without a value, if there is no default to show
@@ -52,7 +52,7 @@ class Option:
 
     @property
     def path(self) -> str:
-        """Such as `server.tls.cert`."""
+        """The key's place, such as `server.tls.cert`."""
         return ".".join(self.keys)
 
     @property
@@ -61,13 +61,13 @@ class Option:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The preferred one first."""
+        """The flags, the preferred one first."""
         names = tuple(f"--{'-'.join(keys)}".replace("_", "-") for keys in self._spellings())
         return (self.flag or names[0], *names[1:])
 
     @property
     def env(self) -> tuple[str, ...]:
-        """The strongest first."""
+        """The environment variables, the strongest first."""
         names = tuple(f"MOQ_{'_'.join(keys)}".upper() for keys in self._spellings())
         return (self.variable, *names) if self.variable else names
 
@@ -78,7 +78,7 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """As an operator writes it, or the effect of no value."""
+        """The default as an operator writes it, or the effect of no value."""
         value = self.default
         if value is None or value == ():
             return self.unset
@@ -88,14 +88,14 @@ class Option:
 
 
 def setting(default: Any, text: str, flag: str = "", **more: Any) -> Any:
-    """With its `Option`."""
+    """The default of a table's key, with its `Option`."""
     field = Field(default)
     field.metadata.append(Option(text, flag, **more))
     return field
 
 
 def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterator[Option]:
-    """Also of the tables inside; `value` has the defaults."""
+    """The options of a table and the tables inside; `value` has the defaults."""
     for name, field in model.model_fields.items():
         place, default = (*keys, name), getattr(value, name, None)
         types = (field.annotation, *get_args(field.annotation))

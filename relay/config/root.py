@@ -16,7 +16,7 @@ WANTED: Final = (
 )
 _TABLE: Final = '{ url = "https://relay.example.com", token = "relay.jwt" }'
 _JWT: Final = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
-"""In place of its file's name: it begins with a JSON object in base64url."""
+"""A token in place of its file's name: it begins with a JSON object in base64url."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""In order of precedence: flags, environment variables, a TOML file."""
+"""Sources of the configuration, in order of precedence: flags, environment variables, a TOML file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """From the environment or a flag."""
+    """A value from the environment or a flag."""
 
     option: Option
     value: object
@@ -51,7 +51,7 @@ class Given:
 
 
 def read_file(file: Path) -> Tables:
-    """Of a TOML file. Raises ConfigError."""
+    """The tables of a TOML file. Raises ConfigError."""
     text = ""
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -89,7 +89,7 @@ def _check_size(value: object, depth: int = 0) -> None:
 
 
 def _syntax(message: str, text: str) -> str:
-    """With the position in front: `line 3, column 8: expected "=" after a key`."""
+    """The message with the position in front: `line 3, column 8: expected "=" after a key`."""
     reason, _, place = message.rstrip(")").rpartition(" (at ")
     found = re.fullmatch(r"line (\d+), column (\d+)", place)
     if found:
@@ -103,7 +103,7 @@ def _syntax(message: str, text: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
-    """Of our variables."""
+    """The values of our variables."""
     for option in OPTIONS:
         texts = {
             name: environ[name]
@@ -118,7 +118,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterato
 
 
 def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Without their values: one may be a secret."""
+    """Unknown variables, without their values: one may be a secret."""
     known = {name for option in OPTIONS for name in option.env} | {compiled.PURE}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
@@ -152,7 +152,7 @@ def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterato
 
 
 def _value(option: Option, texts: Sequence[str]) -> object:
-    """As the option's kind; the tables refuse what stays text."""
+    """Read text as the option's kind; the tables refuse what stays text."""
     if option.kind is Kind.LIST:
         items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
         # only the empty text itself: a comma too many must not open everything
@@ -196,7 +196,7 @@ def merge(
 
 
 class Origins:
-    """Of each value, and the key that spelled it."""
+    """The origin of each value, and the key that spelled it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -204,7 +204,7 @@ class Origins:
         self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        """Or of a table's first part."""
+        """The origin of a value, or of the first part of a table."""
         parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
         return self.names.get(keys) or next(parts, self.file)
 
@@ -256,7 +256,7 @@ def _spread(short: object, origins: Origins) -> Tables:
 
 
 def table_at(tables: Tables, keys: Keys) -> Tables | None:
-    """None if there is no table."""
+    """The table at `keys`, or None."""
     found: object = tables
     for key in keys:
         if not isinstance(found, dict):

@@ -297,12 +297,12 @@ class Config(Table):
 
     @classmethod
     def demo(cls) -> Config:
-        """Without file and flags: dev.toml, but for this machine only."""
+        """The configuration without file and flags: dev.toml, but for this machine only."""
         return cls.model_validate(DEMO)
 
     @property
     def http_listen(self) -> Address | None:
-        """Of plain HTTP: that of QUIC, over TCP, unless `[web.http]` or `[web.https]` is set.
+        """The address of plain HTTP: that of QUIC, over TCP, unless `[web.http]` or `[web.https]` is set.
 
         Port 0 there means the port that the system chose for QUIC.
         """
@@ -312,7 +312,7 @@ class Config(Table):
 
     @property
     def internal_listen(self) -> Address:
-        """Of the operator's HTTP; by default one of this machine only."""
+        """The address of the operator's HTTP; by default one of this machine only."""
         if self.internal.listen is not None:
             return self.internal.listen
         port = self.server.listen.port

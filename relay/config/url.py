@@ -17,7 +17,7 @@ def is_url(text: str) -> bool:
 
 
 def key_server(text: str) -> str:
-    """Without slashes at its end. ValueError says what would be right, without the URL."""
+    """The URL without slashes at its end. ValueError says what would be right, without the URL."""
     text = text.strip()
     found = _SCHEME.match(text)
     scheme = found[0].lower() if found else ""
@@ -43,8 +43,8 @@ def key_server(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Only the scheme, if the URL may hold a password or a signature."""
+    """The URL, but only its scheme if it may hold a password or a signature."""
     if is_url(text):
         return f"{text.strip().partition(':')[0]}://..." if re.search("[@?#]", text) else text
-    # with a wrong or missing scheme, too
+    # a URL with a wrong or missing scheme may hold one, too
     return "..." if re.search(r"(?s):.*@|\?.*=", text) else text

@@ -68,7 +68,7 @@ LONGEST_SHOWN: Final = 100  # characters of a value or name in a message
 
 
 def short(text: str) -> str:
-    """Cut for a message."""
+    """The text, cut for a message."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
@@ -164,7 +164,7 @@ def _key_dir(text: str) -> str:
 
 
 def _public_path(text: str) -> str:
-    """By the rule for paths of URLs: nobody could use other paths."""
+    """Check a path by the rule for paths of URLs: nobody could use other paths."""
     try:
         text.encode()  # first: no message can quote half a character
         path = granted(text)
@@ -267,7 +267,7 @@ def _seconds(raw: object) -> object:
 
 
 def _table_of(cls: type[Any], ranges: Mapping[str, Range]) -> BeforeValidator:
-    """For `cls`, a dataclass of another room, as strict as a `Table`."""
+    """Read a table into `cls`, a dataclass of another room, as strictly as a `Table`."""
     hints = get_type_hints(cls)
     columns: dict[str, Any] = {
         field.name: (_ranged(field.name, hints[field.name], ranges), field.default)

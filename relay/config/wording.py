@@ -29,7 +29,7 @@ _NEARLY: Final = 0.85
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Of a mistyped name; one that opens access or trusts more only if nearly equal."""
+    """The known name nearest to a mistyped one; one that opens access or trusts more only if nearly equal."""
     found = difflib.get_close_matches(name, known, n=1)
     if found and _OPENING.search(found[0].lower()):
         found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
@@ -37,17 +37,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_key(name: str, known: Iterable[str]) -> str | None:
-    """As `nearest`, in any case."""
+    """Like `nearest`, in any case."""
     return nearest(name.lower(), known)
 
 
 def label(keys: Keys) -> str:
-    """Such as `[server.tls] cert`."""
+    """The key as messages name it, such as `[server.tls] cert`."""
     return f"[{'.'.join(map(short, keys[:-1]))}] {short(keys[-1])}" if keys[:-1] else short(keys[-1])
 
 
 def shown(keys: Keys, value: object) -> str:
-    """Without a secret, or a possible one in place of a file name."""
+    """` = value` for a message, without a secret, or a possible one in place of a file name."""
     if any(option.hidden and option.keys == keys for option in OPTIONS):
         return ""
     if any(option.secret and option.keys == keys for option in OPTIONS):
@@ -64,7 +64,7 @@ def shown(keys: Keys, value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """As in the file, shortened, and a URL without secrets."""
+    """A value as in the file, shortened, and a URL without secrets."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
@@ -79,7 +79,7 @@ def quoted(value: object) -> str:
 
 
 def wanted(error: ErrorDetails) -> str:
-    """Instead of a refused value."""
+    """What the key takes instead of a refused value."""
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])

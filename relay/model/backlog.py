@@ -21,7 +21,7 @@ TURN = 4
 
 
 class Stream(Protocol):
-    """As the backlog sees it."""
+    """A group stream, as the backlog sees it."""
 
     @property
     def unsent(self) -> int:
@@ -41,7 +41,7 @@ S = TypeVar("S", bound=Stream)
 
 
 class Reason(Enum):
-    """To skip a group."""
+    """The reason to skip a group."""
 
     TOO_FAR_BEHIND = "too_far_behind"
     DELIVERY_TIMEOUT = "delivery_timeout"  # later than the subscriber's latency
@@ -64,7 +64,7 @@ class Ranks:
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
-        """For a promoted group: earlier promotions first."""
+        """The rank of a promoted group: earlier promotions go first."""
         return -next(self._next)
 
 

@@ -20,7 +20,7 @@ G = TypeVar("G", bound=Group)
 
 
 class GroupCache(Generic[G]):
-    """Of one track."""
+    """The groups of one track."""
 
     __slots__ = ("_limits", "age", "floor", "groups", "latest", "size")
 
@@ -40,7 +40,7 @@ class GroupCache(Generic[G]):
 
     @property
     def newest(self) -> G | None:
-        """Not aborted: late viewers start with it."""
+        """The newest group that was not aborted: late viewers start with it."""
         latest = self.latest
         if latest is None or latest.code is None:
             return latest

@@ -23,7 +23,7 @@ from relay.model.withdrawals import SETTLE, Withdrawals
 
 
 class Notice(Enum):
-    """For a publication's session or broadcast."""
+    """News for a publication's session or broadcast."""
 
     CHECK_ALIVE = auto()  # another session announced the path: ping
     ROUTE_CHANGED = auto()  # its relay has another route, or none
@@ -68,7 +68,7 @@ Effect: TypeAlias = Notify | Resume | Later | WatchChanged
 
 
 class Directory:
-    """Of one relay."""
+    """The directory of one relay."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
         """`linger`: seconds. `members`: path of the relays' names."""
@@ -82,7 +82,7 @@ class Directory:
         self._denying: set[int] = set()
 
     def poll(self) -> list[Effect]:
-        """In order."""
+        """Take the effects, in order."""
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -108,7 +108,7 @@ class Directory:
             self._effects.append(Resume(lingering))
             return
         for other in (*present, *self._withdrawn.get(path, {}).values()):
-            # of relays or echoes, neither disproves the other
+            # if both are of relays, or both echoes, neither disproves the other
             alike = (other.relayed and publication.relayed) or (other.tentative and publication.tentative)
             if not alike and other.session != session:
                 self._notify(other, Notice.CHECK_ALIVE)
@@ -215,7 +215,7 @@ class Directory:
         return self.publications.above(path, usable) if exact is None else exact
 
     def announcements(self, prefixes: Sequence[str]) -> tuple[Announcement, ...]:
-        """Without the relays' names."""
+        """The announced paths under the prefixes, without the relays' names."""
         table = self.publications
         paths = (path for path in table.under(prefixes) if not table.is_member(path))
         serving = (preferred(table.living(path)) for path in paths)
@@ -254,7 +254,7 @@ class Directory:
         self._notify(publication, Notice.WITHDRAWN)
 
     def _abandon_dead(self, path: str) -> None:
-        """Their viewers ask again, if another publishes the path."""
+        """Viewers of dead publishers ask again, if another publishes the path."""
         present = self.publications.at(path)
         if all(p.dead for p in present):
             return

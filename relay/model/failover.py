@@ -22,7 +22,7 @@ P = TypeVar("P", bound=Numbered)
 
 
 class Failover:
-    """Of one subscription."""
+    """One subscription across its publishers."""
 
     __slots__ = ("_failures", "_last", "_moved", "code", "floor", "next")
 

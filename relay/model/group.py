@@ -17,7 +17,7 @@ class FrameStart(Protocol):
 
     @property
     def timestamp(self) -> int:
-        """In units of the track."""
+        """The timestamp in units of the track."""
 
     @property
     def size(self) -> int:
@@ -31,7 +31,7 @@ Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
 
 
 class Subgroup:
-    """Of a moq-transport publisher, one stream: compared by identity."""
+    """A subgroup of a moq-transport publisher, one stream: compared by identity."""
 
     __slots__ = ("ends_group", "number", "priority", "starts")
 
@@ -42,7 +42,7 @@ class Subgroup:
         self.ends_group = ends_group  # its last object is the group's
 
     def __len__(self) -> int:
-        """Among chunks it marks a place."""
+        """No bytes: among chunks it marks a place."""
         return 0
 
     def __bool__(self) -> bool:
@@ -50,7 +50,7 @@ class Subgroup:
 
 
 class Object(NamedTuple):
-    """Of a moq-transport publisher. Ids ascend within a group, with gaps."""
+    """The start of a frame of a moq-transport publisher. Ids ascend within a group, with gaps."""
 
     timestamp: int
     size: int
@@ -111,7 +111,7 @@ class Group:
             own.append(part)
 
     def complete(self) -> int:
-        """All frames but perhaps the last."""
+        """The number of complete frames: all but perhaps the last."""
         missing, count = 0, self.frames
         for part in reversed(self.parts):
             if not isinstance(part, bytes):

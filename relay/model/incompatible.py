@@ -44,6 +44,6 @@ class IncompatiblePeers:
 
 
 def shown(offered: Sequence[str]) -> str:
-    """An offer of any length."""
+    """The text for an offer of any length."""
     names = [name[:SHOWN_NAME] for name in offered[:SHOWN]]
     return ",".join(names) + (",..." if len(offered) > SHOWN else "") if names else "nothing"

@@ -22,16 +22,16 @@ class Limits:
     """Unfinished QUIC handshakes: the cost of a flood of first packets."""
 
     handshakes_unverified: int = 250
-    """With an address that may be forged. Beyond it a Retry proves addresses; 0: always."""
+    """Handshakes whose address may be forged. Beyond it a Retry proves addresses; 0: always."""
 
     handshakes_address: int = 500
-    """With one proven address, so that none takes all. More get no answer."""
+    """Handshakes of one proven address, so that none takes all. More get no answer."""
 
     packet_time: float = 0.1
     """CPU seconds per second of one QUIC connection, beyond 0.1 ms a packet; then its packets are dropped."""
 
     setup_timeout: float = 10.0
-    """From accept to an established moq session; on TCP to each complete request."""
+    """Time from accept to an established moq session; on TCP to each complete request."""
 
     http: int = 2_000
     """TCP connections without a session. More are closed unread. The internal listener counts apart."""
@@ -69,7 +69,7 @@ class Limits:
     """Messages for one session's actor: some 50 MB, and more than all changes of a busy relay."""
 
     answer_timeout: float = 10.0
-    """To a subscription, a question about a track or a fetch."""
+    """How long a publisher may take to answer a subscription, a question about a track or a fetch."""
 
     readers: int = 1_000
     """HTTP requests that read a track; each is a subscriber."""
@@ -87,22 +87,22 @@ class Limits:
     """Payload. The oldest groups go first; a group that alone exceeds it is ended."""
 
     cache: int = 1024 * 1024 * 1024
-    """Of all tracks: 5 s of 1.6 Gbit/s. Those above their fair share evict first."""
+    """Cached payload of all tracks: 5 s of 1.6 Gbit/s. Those above their fair share evict first."""
 
     cache_groups: int = 256
-    """Of one track: bounds groups of one frame."""
+    """Cached groups of one track, which bounds groups of one frame."""
 
     cache_age: float = 5.0
-    """After a newer group came, unless the publisher has its own time (05, 06)."""
+    """How long a group stays after a newer one came, unless the publisher has its own time (05, 06)."""
 
     groups_in_flight: int = 256
     """Unfinished, of one track."""
 
     track_idle: float = 1.0
-    """Without viewers, with its upstream subscription: a reload costs nothing."""
+    """How long a track without viewers keeps its upstream subscription: a reload costs nothing."""
 
     linger: float = 5.0
-    """For the return of a publisher that broke off; 0: not at all."""
+    """How long a broadcast waits for the return of a publisher that broke off; 0: not at all."""
 
     peers: int = 256
     """Relays of a cluster, dialled or dialling."""
@@ -120,22 +120,22 @@ class Limits:
     """Unsent, of one session, with fetches and announcements; the least important group goes first."""
 
     websocket_streams: int = 1024
-    """Of each kind of a peer: one per group, announce, subscription."""
+    """Concurrent streams of each kind of a peer: one per group, announce, subscription."""
 
     websocket_window: int = 16 * 1024 * 1024
     """Unread bytes of a QMux peer's streams together; 1 MiB of them on one stream."""
 
     websocket_message: int = 1024 * 1024
-    """Of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
+    """A message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
 
     qlog_files: int = 100
-    """In `qlog_dir`, the oldest of which go first, and QUIC connections logged at the same time."""
+    """Files in `qlog_dir`, the oldest of which go first, and QUIC connections logged at the same time."""
 
     qlog_events: int = 10_000
-    """Of one connection, frames of its packets included: the first half of them and the newest."""
+    """Events of one connection, frames of its packets included: the first half of them and the newest."""
 
     drain: float = 5.0
     """A stopping relay serves that long, after it has asked its sessions to leave; 0: not at all."""
 
     close_timeout: float = 3.0
-    """For the sessions of a closing relay."""
+    """How long a closing relay waits for its sessions."""

@@ -23,7 +23,7 @@ class Member(NamedTuple):
 
     @classmethod
     def parse(cls, name: str, hop: int) -> Self:
-        """Before dialling. Raises ValueError."""
+        """Check a name before dialling it. Raises ValueError."""
         found = _NAME.fullmatch(name) if len(name) <= LONGEST else None
         if found is None or not 0 < int(found["port"] or DEFAULT_PORT) < 1 << 16:
             raise ValueError("not host or host:port")
@@ -33,7 +33,7 @@ class Member(NamedTuple):
 
 
 def authority_of(target: str) -> tuple[str, int]:
-    """Of `host[:port]` or a URL, in lower case."""
+    """Host and port of `host[:port]` or a URL, in lower case."""
     parts = urlsplit(target if "://" in target else f"https://{target}")
     try:
         port = parts.port
@@ -43,5 +43,5 @@ def authority_of(target: str) -> tuple[str, int]:
 
 
 def same_host(one: str, other: str) -> bool:
-    """Spelled like one relay."""
+    """True if both names are spelled like one relay's."""
     return authority_of(one) == authority_of(other)

@@ -16,7 +16,7 @@ MOST_REPEATED = 8
 
 
 class Span(NamedTuple):
-    """Of one life. The publisher's number plus `shift` is the viewers'."""
+    """Numbers of one life. The publisher's number plus `shift` is the viewers'."""
 
     first: int  # the publisher's
     shift: int
@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 
 class Numbering:
-    """Of one track of one path."""
+    """The numbers of one track of one path."""
 
     __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
 

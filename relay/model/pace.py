@@ -51,7 +51,7 @@ class LogOnce:
         self._last: dict[str, float] = {}
 
     def begins(self, name: str, now: float) -> bool:
-        """It has not happened for `EPISODE` seconds."""
+        """True if it has not happened for `EPISODE` seconds."""
         last = self._last.get(name)
         self._last[name] = now
         return last is None or now - last >= EPISODE

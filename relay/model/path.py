@@ -14,7 +14,7 @@ __all__ = ["MAX_SEGMENTS", "checked", "is_text", "normalize", "size_of"]
 
 
 class PatternError(ValueError):
-    """It grants no path. The text says what would be right."""
+    """A pattern that grants no path. The text says what would be right."""
 
 
 def granted(text: str) -> str:
@@ -63,7 +63,7 @@ def ancestors(path: str) -> Iterator[str]:
 def minimal(prefixes: Iterable[str]) -> tuple[str, ...]:
     """The same coverage with the fewest prefixes, sorted."""
     kept: list[str] = []
-    # by segments, so that all that a prefix covers follows it: "a", "a/b", "a-b"
+    # sorted by segments, so that all that a prefix covers follows it: "a", "a/b", "a-b"
     for prefix in sorted(set(prefixes), key=lambda path: path.split("/")):
         if not kept or not covers(kept[-1], prefix):
             kept.append(prefix)
@@ -82,7 +82,7 @@ def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
 
 
 class Ordered:
-    """For quick lookup below a prefix."""
+    """Paths in order, for quick lookup below a prefix."""
 
     __slots__ = ("_paths",)
 
@@ -96,7 +96,7 @@ class Ordered:
         del self._paths[bisect_left(self._paths, path)]
 
     def below(self, prefix: str) -> list[str]:
-        """Without `prefix` itself."""
+        """The paths below `prefix`, without itself."""
         paths = self._paths
         if not prefix:
             return [path for path in paths if path]

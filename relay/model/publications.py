@@ -9,7 +9,7 @@ from relay.model.route import Publication, preferred
 
 
 class Publications:
-    """Of a relay."""
+    """The publications of a relay."""
 
     def __init__(self, members: str = "") -> None:
         """`members`: path of the relays' own names."""
@@ -44,7 +44,7 @@ class Publications:
         return bool(self._members) and covers(self._members, path)
 
     def at(self, path: str) -> Sequence[Publication]:
-        """Oldest first."""
+        """The publications of a path, oldest first."""
         return self._paths.get(path, ())
 
     def of(self, session: int) -> list[Publication]:
@@ -54,7 +54,7 @@ class Publications:
         return self._sessions.get(session, {}).get(path)
 
     def serves(self, publication: Publication) -> bool:
-        """It gets the requests for its path."""
+        """True if the publication gets the requests for its path."""
         return preferred(self.at(publication.path)) is publication
 
     def living(self, path: str) -> Sequence[Publication]:
@@ -66,7 +66,7 @@ class Publications:
         return [p for p in present if not p.dead] or present
 
     def above(self, path: str, usable: Callable[[Publication], bool]) -> Publication | None:
-        """The longest."""
+        """The usable prefix route with the longest path."""
         if self.prefix_routes:
             for prefix in ancestors(path):
                 chosen = preferred(p for p in self.living(prefix) if p.prefix and usable(p))
@@ -75,7 +75,7 @@ class Publications:
         return None
 
     def under(self, prefixes: Sequence[str]) -> dict[str, None]:
-        """Each once."""
+        """The published paths under the prefixes, each once."""
         own = (prefix for prefix in prefixes if prefix in self._paths)
         return dict.fromkeys((*own, *(path for prefix in prefixes for path in self._ordered.below(prefix))))
 

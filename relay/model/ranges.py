@@ -9,7 +9,7 @@ Range = tuple[int, int]  # inclusive
 
 
 class Ranges:
-    """Ascending."""
+    """Ranges of numbers, ascending."""
 
     __slots__ = ("_ranges",)
 
@@ -28,7 +28,7 @@ class Ranges:
         return self._ranges[0][0] if self._ranges else None
 
     def add(self, start: int, end: int) -> None:
-        """Both included."""
+        """Add a range with both ends."""
         ranges = self._ranges
         if ranges and ranges[-1][0] <= start <= ranges[-1][1] + 1:  # nearly always
             ranges[-1] = ranges[-1][0], max(ranges[-1][1], end)

@@ -28,7 +28,7 @@ class Route(NamedTuple):
 
     @property
     def publisher(self) -> int:
-        """Or `UNKNOWN_HOP`: equal ids have the same content."""
+        """The original publisher's id, or `UNKNOWN_HOP`: equal ids have the same content."""
         return self.hops[0] if self.hops else UNKNOWN_HOP
 
     def cost(self) -> tuple[bool, int, int, int]:
@@ -41,7 +41,7 @@ class Route(NamedTuple):
 
 
 def same_publisher(one: Route, other: Route) -> bool:
-    """Then one may replace the other."""
+    """True if both lead to the same original publisher: one may replace the other."""
     return one.publisher != UNKNOWN_HOP and one.publisher == other.publisher
 
 
@@ -75,7 +75,7 @@ class Publication:
 
 
 def preferred(publications: Iterable[Publication]) -> Publication | None:
-    """Of those for a path, the one that serves."""
+    """The publication that serves, of those for a path."""
     present = [p for p in publications if p.usable]
     if len(present) <= 1:
         return present[0] if present else None

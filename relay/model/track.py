@@ -25,7 +25,7 @@ class TrackProperties(NamedTuple):
 
 
 class Begin(Enum):
-    """By what exists when the subscription begins (moq-transport)."""
+    """A start that depends on what exists when the subscription begins (moq-transport)."""
 
     NEXT_OBJECT = "behind the last complete frame"
     NEXT_GROUP = "with the group after the newest"
@@ -50,7 +50,7 @@ class SubscribeParams(NamedTuple):
 
 
 def placed(params: SubscribeParams, newest: Group | None) -> SubscribeParams:
-    """With numbers for `begin` and `back`. `newest`: group of the track so far."""
+    """The parameters with numbers for `begin` and `back`. `newest`: group of the track so far."""
     if newest is None or not (params.begin or params.back):
         return params._replace(begin=None, back=0)
     if params.back:
@@ -62,7 +62,7 @@ def placed(params: SubscribeParams, newest: Group | None) -> SubscribeParams:
 
 
 def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
-    """For one upstream subscription; `wanted` is not empty."""
+    """The parameters of one upstream subscription for all; `wanted` is not empty."""
     # we apply floors; an explicit start concerns the publisher if all subscribers have one
     starts = [None if params.start_is_floor else params.start_group for params in wanted]
     return SubscribeParams(

@@ -13,7 +13,7 @@ LATE_AT_LEAST = 1.0  # seconds to wait for a late group: a loss or two, or a slo
 
 
 class Phase(IntEnum):
-    """In order."""
+    """The life of a track, in order."""
 
     RUNNING = 0
     ENDING = 1  # the publisher announced the end
@@ -23,7 +23,7 @@ class Phase(IntEnum):
 
 
 class TrackEnd:
-    """Of one track."""
+    """The end of one track."""
 
     __slots__ = ("code", "final", "late", "numbered", "patience", "phase")
 
@@ -40,7 +40,7 @@ class TrackEnd:
         return self.phase >= Phase.FAILED
 
     def state(self, *, subscribed: bool) -> str:
-        """In words."""
+        """The state of the track in words."""
         if self.phase is Phase.RUNNING:
             return "open" if subscribed else "idle"
         return "ending" if self.phase is Phase.ENDING else "ended"

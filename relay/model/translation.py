@@ -17,14 +17,14 @@ MOST_SPANS = 16  # two publishers side by side need several
 
 
 class Frame(NamedTuple):
-    """In the viewers' unit."""
+    """The start of a frame in the viewers' unit."""
 
     timestamp: int
     size: int
 
 
 class Translation:
-    """Between a publisher and the viewers of one track."""
+    """Translates between a publisher and the viewers of one track."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []  # in order of both sides' numbers
@@ -113,7 +113,7 @@ class Translation:
 
     @property
     def first(self) -> int | None:
-        """Of the upstream subscription, if the publisher named it."""
+        """The first group of the upstream subscription, if the publisher named it."""
         return None if self.first_published is None else self.shown(self.first_published)
 
     # --- time

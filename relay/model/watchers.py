@@ -20,7 +20,7 @@ from relay.model.withdrawals import Withdrawals
 
 
 class AnnounceInterest(NamedTuple):
-    """Of one session."""
+    """An announce interest of one session."""
 
     session: int
     watch: int
@@ -49,7 +49,7 @@ class WatchChanged(NamedTuple):
 
 
 class Watcher:
-    """With the last offer of each path."""
+    """An announce interest, with the last offer of each path."""
 
     __slots__ = ("interest", "known")
 
@@ -67,7 +67,7 @@ class Watcher:
 
 
 class Watchers:
-    """Of a relay."""
+    """The watchers of a relay."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Watchers:
         self._neighbours.pop(session, None)
 
     def _offer_second_routes(self, session: int, hop: int) -> None:
-        """To which the session's relay lost its connection."""
+        """Offer paths through `hop` again: the relay of the session lost its connection to it."""
         for watcher in self._by_session.get(session, {}).values():
             for path in self._publications.under(watcher.interest.prefixes):
                 if any(p.route.hops[-1:] == (hop,) for p in self._publications.at(path)):

@@ -18,13 +18,13 @@ SETTLE: Final = 1.0  # seconds: a withdrawal crosses a cluster across continents
 
 
 def _same_source(one: Route, other: Route) -> bool:
-    """By the relay it is connected to."""
+    """True if both lead to one publisher, by the same relay that it is connected to."""
     common = min(2, len(other.hops))
     return one.publisher != UNKNOWN_HOP and one.hops[:common] == other.hops[:common]
 
 
 class Withdrawals:
-    """Of one path."""
+    """The withdrawals of one path."""
 
     __slots__ = ("_denied", "_lost", "turn")
 
@@ -47,7 +47,7 @@ class Withdrawals:
             self._denied[hop] = (session, route)
 
     def announced(self, route: Route) -> bool:
-        """Its last relay had withdrawn the path."""
+        """True if the route's last relay had withdrawn the path."""
         former = self._denied.pop(route.hops[-1], None) if route.hops else None
         if former is None:
             return False
@@ -56,7 +56,7 @@ class Withdrawals:
         return True
 
     def session_ended(self, session: int) -> bool:
-        """Its peer had withdrawn the path."""
+        """True if the session's peer had withdrawn the path."""
         count = len(self._denied)
         self._denied = {hop: said for hop, said in self._denied.items() if said[0] != session}
         return len(self._denied) < count
@@ -74,6 +74,6 @@ class Withdrawals:
         self._lost = None
 
     def doubtful(self, route: Route) -> bool:
-        """It may lead to the publisher just withdrawn."""
+        """True if the route may lead to the publisher just withdrawn."""
         lost = self._lost
         return lost is not None and route.cost() >= lost.cost() and _same_source(route, lost)

@@ -15,7 +15,7 @@ from relay.wire.errors import StreamCode, TooManyMessages, WireError
 
 
 class State(Enum):
-    """Of a session's life."""
+    """Steps of a session's life."""
 
     NEGOTIATING = "negotiating"  # SETUP of 01 and 02 decides the version
 
@@ -33,27 +33,27 @@ class Handler:
     """Takes the events of a stream. Methods may raise WireError for a fault of the peer."""
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        """In order."""
+        """The next bytes, in order."""
 
     def on_reset(self, stream: Stream, code: int) -> None:
-        """Of the peer's half."""
+        """The peer aborted its half."""
 
     def on_stopped(self, stream: Stream, code: int) -> None:
-        """Of our half."""
+        """The peer wants no more of our half."""
 
     def on_fault(self, error: WireError) -> None:
-        """On this stream, which has been refused."""
+        """The peer broke a rule on this stream, which has been refused."""
 
 
 class AnswerOwner:
-    """Of a request of ours."""
+    """The owner of a request of ours."""
 
     def finished(self, request: int) -> None:
         """Forget the request."""
 
 
 class RequestOwner:
-    """Of a request of the peer."""
+    """The owner of a request of the peer."""
 
     def cancelled(self, request: int, code: int | None) -> None:
         """`code` if the peer reset or stopped the stream."""
@@ -70,7 +70,7 @@ class PeerRequest(Handler):
         self._owner = owner
 
     def refuse(self, code: int) -> None:
-        """Of the current stream registry."""
+        """Refuse the stream. `code` is of the current stream registry."""
         self._core.refuse(self.stream, code)
 
     def on_reset(self, stream: Stream, code: int) -> None:
@@ -88,7 +88,7 @@ IGNORE = Handler()  # for streams whose further events do not matter
 
 
 def code_name(code: int) -> str:
-    """In words, for logs and metrics."""
+    """A stream code in words, for logs and metrics."""
     try:
         return StreamCode(code).name.lower()
     except ValueError:
@@ -96,7 +96,7 @@ def code_name(code: int) -> str:
 
 
 class Core:
-    """Of one session."""
+    """The common part of one session."""
 
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:
         self.session = session
@@ -111,7 +111,7 @@ class Core:
         self._requests = 0
 
     def poll(self) -> list[Event]:
-        """Since the last call."""
+        """Take the events since the last call."""
         events, self.events = self.events, []
         return events
 
@@ -123,14 +123,14 @@ class Core:
         return self._requests
 
     def spend(self) -> None:
-        """For a control message, or a stream opened for one. Raises TooManyMessages."""
+        """Count a control message, or a stream opened for one. Raises TooManyMessages."""
         control = self.control
         if not control.spend(self.now):
             at_once = f"after {control.burst:g} at once"
             raise TooManyMessages(f"more than {control.rate:g} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
-        """From the current stream registry."""
+        """Translate a code of the current stream registry."""
         raise NotImplementedError
 
     def refuse(self, stream: Stream, code: int) -> None:

@@ -40,7 +40,7 @@ class GroupStream(Handler):
 
 
 class Delivery(Handler):
-    """Until `over`."""
+    """A subscription of the peer, until `over`."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Delivery(Handler):
     ) -> None:
         self.request = request
         self.stream = stream
-        """Of the request: its unsent bytes are the session's to count."""
+        """The request's stream: its unsent bytes are the session's to count."""
         self.over = False
         # open or not fully sent
         self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, params.priority)
@@ -82,14 +82,14 @@ class Delivery(Handler):
         raise NotImplementedError
 
     def drop(self, missing: Iterable[Range]) -> None:
-        """Where the version can."""
+        """Report groups that never come, where the version can."""
 
     def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
         """Returns False if version or session cannot carry it."""
         raise NotImplementedError
 
     def refuse(self, code: int) -> None:
-        """Or abort it."""
+        """Refuse the request, or abort it."""
         raise NotImplementedError
 
     # --- the peer
@@ -185,7 +185,7 @@ class Delivery(Handler):
     # --- the end
 
     def end(self, final: int, now: float) -> None:
-        """Once the peer has acknowledged all groups: some clients drop groups that the end overtakes.
+        """Send the end once the peer has acknowledged all groups: some clients drop groups that it overtakes.
 
         A peer that reads nothing gets the end when it reads again, or never.
         """
@@ -194,7 +194,7 @@ class Delivery(Handler):
         self.check_end(now)
 
     def check_end(self, now: float) -> None:
-        """Else check again later."""
+        """Send the end if all groups are delivered, else check again later."""
         if self.over:
             return
         backlog = self.backlog
@@ -210,7 +210,7 @@ class Delivery(Handler):
         self.check_at = now + wait
 
     def reject(self, code: int) -> None:
-        """Or abort it, with its open groups."""
+        """Refuse the subscription, or abort it with its open groups."""
         wire = self._core.code(code)
         for sending in self.backlog:
             if sending.open:

@@ -25,7 +25,7 @@ JOIN_BELOW = 16_384
 
 
 class Encoding(IntEnum):
-    """Of a group's frames."""
+    """The form in which a reader gets a group's frames."""
 
     PLAIN = 0  # moq-lite-01 to 04: size, payload
     TIMED = 1  # moq-lite-05 and 06: timestamp delta, size, payload
@@ -47,11 +47,11 @@ OBJECT_FORMS = {
 """One for each form."""
 
 _SIZES = [bytes((size + 1, PropertyType.TIMESTAMP)) for size in range(10)]
-"""Of a timestamp of so many bytes, as the only property of an object."""
+"""Size and type of a timestamp of so many bytes, as the only property of an object."""
 
 
 class Encoder:
-    """Of a group's frames `start`..`end` (inclusive)."""
+    """Encodes a group's frames `start`..`end` (inclusive)."""
 
     __slots__ = (
         *("_copy_below", "_encoding", "_end", "_frame", "_inside", "_left", "_position"),
@@ -75,7 +75,7 @@ class Encoder:
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """As parts for `FRAMES`, else as bytes."""
+        """The new parts, as parts for `FRAMES`, else as bytes."""
         chunks: list[Any] = []
         head: Any = b""
         copy = self._copy_below
@@ -124,7 +124,7 @@ class Encoder:
 
 
 class ObjectEncoder:
-    """For subgroup streams of moq-transport; `start` and `end` are ids of objects.
+    """Encodes for subgroup streams of moq-transport; `start` and `end` are ids of objects.
 
     Frames of a moq-lite publisher are objects with their number as id, and their timestamp as a property.
     """
@@ -153,7 +153,7 @@ class ObjectEncoder:
         self.ended = end is not None and (self._last > end or (self._last == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """As bytes, and as `Subgroup` where those of another stream follow."""
+        """The new parts as bytes, and as `Subgroup` where those of another stream follow."""
         chunks: list[Any] = []
         head = b""
         for part in parts[self._position :]:
@@ -199,7 +199,7 @@ class ObjectEncoder:
         return object_header(header, before, self._profile, has_properties=True)
 
     def _frame_head(self, start: FrameStart, number: int) -> bytes:
-        """As `object_header` writes it: a frame of a moq-lite publisher follows the one before."""
+        """Writes like `object_header`: a frame of a moq-lite publisher follows the one before."""
         encode = self._number
         delta = b"\0" if self._follows else encode(number)
         self._follows = True
@@ -209,7 +209,7 @@ class ObjectEncoder:
 
 
 def joined(chunks: list[Any]) -> list[Any]:
-    """Up to `JOIN_BELOW`."""
+    """The chunks, with neighbouring bytes joined up to `JOIN_BELOW`."""
     result: list[Any] = []
     run: list[bytes] = []
     size = 0
@@ -231,19 +231,19 @@ def joined(chunks: list[Any]) -> list[Any]:
 def encoder_of(
     encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0
 ) -> Encoder | ObjectEncoder:
-    """Of a group whose first frame here is `first`."""
+    """The encoder of a group whose first frame here is `first`."""
     kind = ObjectEncoder if encoding >= Encoding.OBJECTS_14 else Encoder
     return kind(encoding, start, end, first)
 
 
 class EncodedGroup(Group):
-    """With the encodings that readers use."""
+    """A group with the encodings that readers use."""
 
     __slots__ = ("_encodings",)
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
-        # with all its chunks so far
+        # each encoder with all its chunks so far
         self._encodings: dict[Encoding, tuple[Encoder | ObjectEncoder, list[Any]]] = {}
 
     def clear(self) -> None:
@@ -251,7 +251,7 @@ class EncodedGroup(Group):
         self._encodings.clear()
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
-        """New ones."""
+        """Encode the new chunks, and return them."""
         shared = self._encodings.get(encoding)
         if shared is None:
             first = self.first_frame
@@ -262,6 +262,6 @@ class EncodedGroup(Group):
         return tuple(fresh)
 
     def encoded(self, encoding: Encoding) -> tuple[Any, ...]:
-        """For a late subscriber."""
+        """The whole group so far, for a late subscriber."""
         self.update(encoding)
         return tuple(self._encodings[encoding][1])

@@ -27,7 +27,7 @@ def shared_fragments(
 
 
 class Feed:
-    """As one subscription wants them."""
+    """The groups of a track as one subscription wants them."""
 
     __slots__ = ("_encoders", "_sent", "encoding", "params", "past", "start")
 
@@ -66,7 +66,7 @@ class Feed:
         return tuple(fragment for group in wanted for fragment in self.join(group))
 
     def join(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
-        """The wanted part."""
+        """The wanted part of a group so far."""
         first, last = self._frames_of(group)
         if first == 0 and last is None:
             chunks = group.encoded(self.encoding)

@@ -43,7 +43,7 @@ MOST_PARKED = 64  # requests that wait for a verdict on their token, and tokens 
 
 
 class Parked(NamedTuple):
-    """With a token."""
+    """A request with a token, which awaits the verdict."""
 
     exchange: Exchange
     message: Request
@@ -51,7 +51,7 @@ class Parked(NamedTuple):
 
 
 class ParkedParty(RequestHandler):
-    """Until the verdict."""
+    """Handles a parked request until the verdict."""
 
     def __init__(self, parked: dict[int, Parked], request: int) -> None:
         self._parked = parked
@@ -184,7 +184,7 @@ class IetfSession(IetfCore):
 
 
 class _UniStream(Handler):
-    """Until the first message tells what it is."""
+    """A unidirectional stream of the peer until its first message tells what it is."""
 
     def __init__(self, session: IetfSession) -> None:
         self._session = session

@@ -47,7 +47,7 @@ MOST_UPDATES = 16  # of one request, that wait for the answer to the first
 
 
 class PeerNamespaces:
-    """Under the prefixes of our owner."""
+    """The peer's namespaces under the prefixes of our owner."""
 
     def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
         self._core = core
@@ -418,7 +418,7 @@ class OwnNamespaces:
         self._reasons: dict[str, int] = {}
 
     def hold(self, path: str) -> None:
-        """One more reason."""
+        """Count one more reason to announce `path`."""
         if path not in self._by_path:
             handler = Offered()
             handler.exchange = self._by_path[path] = self._exchanges.ask(
@@ -436,7 +436,7 @@ class OwnNamespaces:
 
 
 class RequestingWriter(NamespaceWriter):
-    """On draft 14: a PUBLISH_NAMESPACE for each path, which outlives the interest, so we withdraw it."""
+    """Sends a PUBLISH_NAMESPACE for each path (draft 14). It outlives the interest, so we withdraw it."""
 
     def __init__(
         self,

@@ -79,7 +79,7 @@ ENDED: Final = {
     DoneStatus.MALFORMED_TRACK: StreamCode.MALFORMED_TRACK,
     DoneStatus.EXCESSIVE_LOAD: StreamCode.NO_CAPACITY,
 }
-"""Of ends that are no end of the track."""
+"""Our codes for ends that are no end of the track."""
 
 RESETS: Final = {
     **{StreamCode(code): ResetCode(code) for code in (0, 1, 2, 3, 4, 5, 18)},
@@ -95,13 +95,13 @@ RESET: Final = {
 
 
 class SessionFault(ProtocolViolation):
-    """With a session code that moq-lite lacks."""
+    """A violation with a session code that moq-lite lacks."""
 
     ietf_code: ClassVar[int]
 
 
 class IetfCore(Machine):
-    """Of one moq-transport session."""
+    """The common part of one moq-transport session."""
 
     def __init__(self, session: Session, limits: Limits, hop: int, version: Draft) -> None:
         super().__init__(session, limits, hop)
@@ -118,23 +118,23 @@ class IetfCore(Machine):
 
     @staticmethod
     def received(code: int) -> int:
-        """Of a reset or stop by the peer."""
+        """Our code for a reset or stop by the peer."""
         return RESET.get(reset_of(code), StreamCode.INTERNAL)
 
     def refusal(self, code: int) -> int:
-        """For REQUEST_ERROR."""
+        """The code on the wire for REQUEST_ERROR."""
         return refusal_code(REFUSALS.get(_known(code), Refusal.INTERNAL), self.profile)
 
     def refused(self, code: int, to: RequestKind) -> int:
-        """Of REQUEST_ERROR."""
+        """Our code for a REQUEST_ERROR of the peer."""
         return REFUSED.get(refusal_of(code, self.profile, to), StreamCode.INTERNAL)
 
     def done(self, code: int) -> int:
-        """For PUBLISH_DONE."""
+        """The status on the wire for PUBLISH_DONE."""
         return done_code(DONE.get(_known(code), DoneStatus.INTERNAL), self.profile)
 
     def ended(self, status: int) -> int | None:
-        """Of PUBLISH_DONE; `None` for the end of the track, or of what we asked for."""
+        """Our code for a PUBLISH_DONE; `None` for the end of the track, or of what we asked for."""
         found = done_of(status, self.profile)
         if found in (DoneStatus.TRACK_ENDED, DoneStatus.SUBSCRIPTION_ENDED):
             return None

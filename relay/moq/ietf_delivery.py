@@ -50,7 +50,7 @@ END_OF_GROUP: Final = b"\x00\x00\x00\x03"
 
 
 def params_of(params: Parameters, before: SubscribeParams | None = None) -> SubscribeParams:
-    """Of SUBSCRIBE, or an update of `before`. Lower is more urgent in the peer's priority."""
+    """Parameters of SUBSCRIBE, or an update of `before`. In the peer's priority lower is more urgent."""
     base = before or SubscribeParams(priority=255 - DEFAULT_PRIORITY)
     if params.priority is not None:
         base = base._replace(priority=255 - params.priority)
@@ -81,7 +81,7 @@ def _placed(params: SubscribeParams, wanted: Filter) -> SubscribeParams:
 
 
 def properties_of(info: TrackProperties) -> Properties:
-    """As the track's publisher gave them, or those that stand for a moq-lite one."""
+    """Properties as the track's publisher gave them, or those that stand for a moq-lite one."""
     if info.pairs is not None:
         return info.pairs
     return (
@@ -100,7 +100,7 @@ class Joining(NamedTuple):
 
 
 class IetfDelivery(Delivery):
-    """Of the peer, until `over`.
+    """A subscription of the peer, until `over`.
 
     Size: what every dialect needs (`Delivery`), and the messages and answers of this one.
     """
@@ -121,7 +121,7 @@ class IetfDelivery(Delivery):
         self.named = "", ""  # broadcast and track
         self.begun = False  # of a track that we offer: our owner was asked for it
         self.patient_until = 0.0
-        """For a publisher (RENDEZVOUS_TIMEOUT)."""
+        """The time until which it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
         self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
@@ -213,7 +213,7 @@ class IetfDelivery(Delivery):
         fill.begin(start, largest)
 
     def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
-        """It ends where this subscription begins."""
+        """Begin a joining fetch, which ends where this subscription begins."""
         if not self._accepted and len(self._joins) < MOST_JOINS:
             self._joins.append(Joining(fetch, start, relative))
         elif not self._accepted:
@@ -241,7 +241,7 @@ class IetfDelivery(Delivery):
     def open_stream(
         self, sequence: int, priority: int, subgroup: Subgroup | None, *, starts: bool
     ) -> tuple[Stream, bytes]:
-        """With its header, which is not written. `starts`: with the first object."""
+        """Open a group's stream, with its header, which is not written. `starts`: with the first object."""
         stream = self._core.session.open_uni(priority)
         stream.context = GroupStream(self, sequence)
         self._streams += 1
@@ -316,7 +316,7 @@ class IetfDelivery(Delivery):
 
 
 class OfferedDelivery(IetfDelivery):
-    """By PUBLISH: a subscription of the peer once it agrees."""
+    """A track that we offer by PUBLISH: a subscription of the peer once it agrees."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class OfferedDelivery(IetfDelivery):
 
 
 class Subscribing(RequestHandler):
-    """Of the peer."""
+    """The exchange of a subscription of the peer."""
 
     def __init__(self, delivery: IetfDelivery) -> None:
         self._delivery = delivery
@@ -373,7 +373,7 @@ class Subscribing(RequestHandler):
 
 
 class Offering(Subscribing):
-    """Of a track that we offer."""
+    """The exchange of a track that we offer."""
 
     def __init__(self, delivery: OfferedDelivery) -> None:
         super().__init__(delivery)
@@ -446,7 +446,7 @@ class SubgroupStreams:
             stream.reset(code)
 
     def stop(self, code: int) -> None:
-        """They are ours alone."""
+        """Nothing to stop: the peer never sends on our streams."""
 
     def prioritize(self, priority: int) -> None:
         self._priority = priority

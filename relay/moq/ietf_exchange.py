@@ -66,7 +66,7 @@ KINDS: Final = {
 RETRY_NEVER: Final = None
 
 Name: TypeAlias = tuple[RequestKind, bool, TrackNamespace | None]
-"""Of a request about a namespace; the flag: it is ours."""
+"""The key of a request about a namespace; the flag: it is ours."""
 
 MOST_IDS: Final = 1 << 30
 """What the requests cost is limited elsewhere, so that no peer waits for ids."""
@@ -86,7 +86,7 @@ class UnreadAnswers(SessionFault):
 
 
 class InvalidRequestId(SessionFault):
-    """Of the wrong side, or used before."""
+    """A request id of the wrong side, or used before."""
 
     ietf_code = SessionCode.INVALID_REQUEST_ID
 
@@ -106,14 +106,14 @@ class RequestHandler:
         raise ProtocolViolation(f"{type(message).__name__} has no place here")
 
     def on_finished(self) -> None:
-        """No more messages of the peer."""
+        """The peer sends no more messages."""
 
     def on_left(self, code: int) -> None:
         """`code` is of the current stream registry."""
 
 
 class _NoHandler(RequestHandler):
-    """Of an exchange that is over."""
+    """The handler of an exchange that is over."""
 
     def on_message(self, message: Message) -> None:
         pass
@@ -146,7 +146,7 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def leave(self) -> None:
-        """In order: no messages follow ours; the peer may finish."""
+        """End it in order: no messages follow ours; the peer may finish."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -154,7 +154,7 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:
-        """And take no more messages. `code` is of the current stream registry."""
+        """Leave it, and take no more messages. `code` is of the current stream registry."""
         raise NotImplementedError
 
     def ok(self, params: Parameters = NO_PARAMETERS, properties: Properties = ()) -> int:
@@ -179,7 +179,7 @@ class Exchange(Handler):
         return number
 
     def updated(self, update: RequestUpdate) -> None:
-        """Where the draft has an answer."""
+        """Answer an update by the peer, where the draft has an answer."""
         if not self._core.profile.fixed_fields:
             self.send(RequestOk(request_id=update.request_id, to=RequestKind.UPDATE))
 
@@ -283,7 +283,7 @@ class StreamExchange(Exchange):
 
 
 class ControlExchange(Exchange):
-    """On the control stream. `leaving` makes the message that ends it from our side."""
+    """A request on the control stream. `leaving` makes the message that ends it from our side."""
 
     def __init__(
         self,
@@ -371,7 +371,7 @@ class Exchanges:
         return number
 
     def claim(self, number: int) -> None:
-        """By the peer. Raises InvalidRequestId, TooManyRequests."""
+        """The peer uses a request id. Raises InvalidRequestId, TooManyRequests."""
         if number >= MOST_IDS and not self._core.profile.request_streams:
             raise TooManyRequests(f"request id {number} was not granted")
         if number % 2 == (0 if self._core.session.is_client else 1) or number in self._live:
@@ -395,7 +395,7 @@ class Exchanges:
     # --- streams of requests
 
     def accept(self, stream: Stream) -> Handler:
-        """Of the peer."""
+        """The handler of a bidirectional stream of the peer."""
         return StreamExchange(self._core, self, stream, opened=self._opened)
 
     def ask(self, make: Callable[[int], Request], handler: RequestHandler) -> Exchange:
@@ -435,7 +435,7 @@ class Exchanges:
         return exchange
 
     def write(self, message: Message) -> int:
-        """On the control stream. Returns the bytes."""
+        """Write to the control stream. Returns the bytes."""
         if self.control is None:
             return 0
         data = self._core.encoded(message)
@@ -443,7 +443,7 @@ class Exchanges:
         return len(data)
 
     def await_update(self, number: int, exchange: ControlExchange) -> None:
-        """Its answer has the id of the update."""
+        """The answer to an update has the id of the update."""
         if not self._core.profile.fixed_fields and len(self._updates) < MOST_WAITING:
             self._updates[number] = exchange
 
@@ -498,7 +498,7 @@ class Exchanges:
                 raise ProtocolViolation(f"{type(message).__name__} on the control stream")
 
     def _named(self, name: Name) -> int | None:
-        """The oldest of that name."""
+        """The id of the oldest request of that name."""
         same = self._names.get(name)
         return same[0] if same else None
 

@@ -76,7 +76,7 @@ class FetchAnswer(RequestHandler):
     # --- the range
 
     def begin(self, start: Location, end: tuple[int, int | None]) -> None:
-        """Both inclusive."""
+        """Begin the answer. `start` and `end` are inclusive."""
         self._start, self._end = start, end
         if start.group > end[0] or (start.group == end[0] and end[1] is not None and start.object > end[1]):
             self.refuse(StreamCode.NOT_FOUND)
@@ -106,7 +106,7 @@ class FetchAnswer(RequestHandler):
         self._core.emit(FetchRequested(self.request, *self._named, group, self._priority, 0, None))
 
     def _next(self) -> None:
-        """The present group is done."""
+        """Go to the next group: the present one is done."""
         last = self._start.group if self._descending else self._end[0]
         beyond = (
             bool(self._missing) and self._end[0] == MAX_VARINT
@@ -143,7 +143,7 @@ class FetchAnswer(RequestHandler):
             self._next()
 
     def _begin_object(self, start: FrameStart) -> bytes | None:
-        """Of an object in the range."""
+        """The header of an object in the range."""
         self._frame += 1
         number = start.id if isinstance(start, Object) else self._frame
         group, last = self._end

@@ -35,7 +35,7 @@ class Receiver(Protocol):
 
     @property
     def timed(self) -> bool:
-        """In units that the track named."""
+        """True if objects have timestamps in units that the track named."""
 
     def add(
         self, sequence: int, first_frame: int, parts: list[Part], *, fin: bool, code: int | None = None
@@ -54,7 +54,7 @@ class Receiver(Protocol):
 def start_of(
     number: int, size: int, properties: Properties, subgroup: Subgroup, *, timed: bool, arrival: float
 ) -> Object:
-    """Without a usable timestamp an object's time is that of arrival, in microseconds."""
+    """The start of an object. Without a usable timestamp its time is that of arrival, in microseconds."""
     timestamp = None
     if timed:
         timestamp = next((v for kind, v in properties if kind == PropertyType.TIMESTAMP), None)
@@ -121,7 +121,7 @@ class Assembly:
         self.end_if_complete()
 
     def _next(self) -> SubgroupStream | None:
-        """With the next object."""
+        """The stream with the next object."""
         ready = [stream for stream in self._streams if stream.pending()]
         if not ready:
             return None
@@ -153,7 +153,7 @@ class Assembly:
             self._receiver.group_over(self)
 
     def abort(self, code: int) -> None:
-        """Of the current stream registry."""
+        """Abort the group. `code` is of the current stream registry."""
         if not self.closed:
             self.closed = True
             for stream in self._streams:
@@ -174,14 +174,14 @@ class Assembly:
             self.advance()
 
     def ends_with(self, status: ObjectStatus, number: int) -> None:
-        """Without payload, with that id: the end of the group or of the track."""
+        """An object without payload, with that id, marks the end of the group or of the track."""
         self.complete = True
         if status is ObjectStatus.END_OF_TRACK:
             self._void = not number  # with the group before
             self._receiver.ends(self.sequence + bool(number))
 
     def stop(self, code: int) -> None:
-        """Its streams. `code` is of the current stream registry."""
+        """Stop the group's streams. `code` is of the current stream registry."""
         self.closed = True
         streams, self._streams = self._streams, {}
         for stream in streams:
@@ -212,7 +212,7 @@ class Assembly:
         self.advance()
 
     def join_failed(self) -> None:
-        """The beginning does not come."""
+        """The beginning of the group does not come."""
         self.joining = False
         if not self.closed:
             self.stop(StreamCode.OLD)
@@ -220,7 +220,7 @@ class Assembly:
 
 
 class SubgroupStream(Handler):
-    """Until its track is known, its items wait in `early`."""
+    """A subgroup stream of the peer. Until its track is known, its items wait in `early`."""
 
     __slots__ = (
         *("_assembly", "_core", "_decoder", "_parts", "_receiver", "_subgroup"),
@@ -242,12 +242,12 @@ class SubgroupStream(Handler):
         self._parts: deque[Part] = deque()
 
     def pending(self) -> int:
-        """That wait for lower ids of other streams."""
+        """The number of parts that wait for lower ids of other streams."""
         return len(self._parts)
 
     @property
     def head(self) -> int:
-        """Of the first waiting object; -1 for the rest of one."""
+        """The id of the first waiting object; -1 for the rest of one."""
         part = self._parts[0]
         return part.id if isinstance(part, Object) else -1
 
@@ -278,7 +278,7 @@ class SubgroupStream(Handler):
         return parts
 
     def skip(self, last: int) -> None:
-        """Objects up to that id."""
+        """Drop objects up to that id."""
         while self._parts and self.head <= last:
             self.take()
 

@@ -17,7 +17,7 @@ SLASH: Final = chr(0xDC2F)
 
 
 def path_of(namespace: TrackNamespace) -> str:
-    """As far as its fields are text without slashes, the path of moq-lite."""
+    """The path of moq-lite, as far as the namespace's fields are text without slashes."""
     return "/".join([_segment(field) for field in namespace])
 
 
@@ -26,7 +26,7 @@ def _segment(field: bytes) -> str:
 
 
 def namespace_of(path: str) -> TrackNamespace:
-    """Of a path in normal form; the empty one has no fields."""
+    """The namespace of a path in normal form; the empty path has no fields."""
     return tuple([_field(segment) for segment in path.split("/")]) if path else ()
 
 
@@ -43,7 +43,7 @@ def fits(path: str, track: str, profile: DraftProfile) -> bool:
 
 
 def track_of(name: bytes) -> str | None:
-    """As text; `None` if it is none."""
+    """The track's name as text; `None` if it is none."""
     try:
         return name.decode()
     except UnicodeDecodeError:

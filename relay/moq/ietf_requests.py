@@ -89,13 +89,13 @@ RETIRED: Final = 1_024  # aliases of ended subscriptions
 
 
 class DuplicateAlias(SessionFault):
-    """It is in use."""
+    """A track alias that is in use."""
 
     ietf_code = SessionCode.DUPLICATE_TRACK_ALIAS
 
 
 def info_of(properties: Properties) -> TrackProperties:
-    """From SUBSCRIBE_OK or PUBLISH."""
+    """A track's properties from SUBSCRIBE_OK or PUBLISH."""
     known = {kind: value for kind, value in properties if isinstance(value, int)}
     priority = known.get(PropertyType.DEFAULT_PRIORITY)
     timescale = known.get(PropertyType.TIMESCALE, 0)
@@ -122,7 +122,7 @@ def is_timed(properties: Properties) -> bool:
 
 
 class Subscription(RequestHandler):
-    """And its open groups.
+    """A subscription of ours, and its open groups.
 
     Size: until its owner claims it, it keeps what a question found out, and the data of its first groups.
     """
@@ -152,7 +152,7 @@ class Subscription(RequestHandler):
         self._kept = 0  # bytes that wait for a claim
         self._joins = isinstance(filter_of(params, core.profile), NextObject)
         self._join: Join | None = None
-        # of this call, by sequence: first frame, parts, fin, code
+        # the groups of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, list[Part], bool, int | None]] = {}
 
     # --- the answer
@@ -248,7 +248,7 @@ class Subscription(RequestHandler):
         self._owner.settle(self)
 
     def on_finished(self) -> None:
-        """Without PUBLISH_DONE it is the end, too."""
+        """The peer's end without PUBLISH_DONE is the end of the subscription, too."""
         if self.info is None:
             self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
         elif self.takes_updates:
@@ -278,7 +278,7 @@ class Subscription(RequestHandler):
     # --- groups
 
     def begin(self, stream: SubgroupStream) -> None:
-        """A stream of the peer."""
+        """A stream of the peer begins."""
         sequence = stream.header.group
         group = self.groups.get(sequence)
         largest = self._largest
@@ -381,7 +381,7 @@ class OfferedTrack(Subscription):
             exchange.ok()
 
     def on_time(self) -> None:
-        """It has no subscriber yet."""
+        """The track has no subscriber in time."""
         self.answer(forward=False)
         if self._forward:
             self._set_forward(forward=False)
@@ -435,7 +435,7 @@ class OfferedTrack(Subscription):
             self._core.cancel(stream.stream)
 
     def leave(self, code: int | None) -> None:  # noqa: ARG002 - it goes on, paused
-        """Pause."""
+        """Pause the offered track."""
         for group in self.groups.values():
             group.stop(StreamCode.CANCELLED)
         self.groups.clear()
@@ -449,7 +449,7 @@ class OfferedTrack(Subscription):
 
 
 class FetchParty(RequestHandler):
-    """Its answer, and the objects of its stream."""
+    """A fetch of ours: its answer, and the objects of its stream."""
 
     def __init__(self, core: IetfCore, owner: Requests) -> None:
         self.exchange: Exchange | None = None
@@ -526,7 +526,7 @@ class Join(FetchParty):
 
 
 class GroupFetch(FetchParty):
-    """For our owner."""
+    """Fetches a group for our owner."""
 
     def __init__(
         self, core: IetfCore, owner: Requests, request: int, group: int, start: int, *, timed: bool
@@ -553,7 +553,7 @@ class GroupFetch(FetchParty):
 
 
 class FetchReader(Handler):
-    """A stream of the peer."""
+    """A stream of the peer that answers a fetch."""
 
     def __init__(self, core: IetfCore, fetch: FetchParty, decoder: UniDecoder) -> None:
         self._core = core
@@ -596,7 +596,7 @@ class FetchReader(Handler):
 
 
 class Requests:
-    """Of our side.
+    """The requests of our side.
 
     Size: a method for each command, and for each kind of stream that answers one.
     """
@@ -663,7 +663,7 @@ class Requests:
         return request
 
     def _has_name(self, request: int, broadcast: str, track: str) -> bool:
-        """Else the request is rejected."""
+        """True if the draft can name the track; else the request is rejected."""
         found = fits(broadcast, track, self._core.profile)
         if not found:
             self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
@@ -685,7 +685,7 @@ class Requests:
         return subscription
 
     def update(self, request: int, params: SubscribeParams) -> None:
-        """Of the priority."""
+        """Update the priority of a subscription."""
         subscription = self._subscriptions.get(request)
         if subscription is None or subscription.exchange is None:
             return
@@ -739,7 +739,7 @@ class Requests:
         return request
 
     def probe(self) -> int:
-        """It has no such request."""
+        """Raises ValueError: moq-transport has no such request."""
         raise ValueError(f"{self._core.version.name_on_wire} has no Probe stream")
 
     def goaway(self, uri: str = "") -> bool:
@@ -803,13 +803,13 @@ class Requests:
         self._aliases[alias] = subscription
 
     def adopt(self, subscription: Subscription) -> None:
-        """Its groups that came before the answer."""
+        """Pass on its groups that came before the answer."""
         for stream in [s for s in self._early if s.header.alias == subscription.alias]:
             del self._early[stream]
             subscription.begin(stream)
 
     def drop(self, subscription: Subscription) -> None:
-        """Of a question that no subscription took over."""
+        """End the subscription of a question that no subscription took over."""
         self.forget(subscription)
         subscription.leave(None)
 
@@ -826,7 +826,7 @@ class Requests:
         self._retire(subscription)
 
     def linger(self, subscription: Subscription) -> None:
-        """It is over but for its open groups: our owner cancels them."""
+        """The subscription is over but for its open groups: our owner cancels them."""
         self._subscriptions[subscription.request] = subscription
 
     def _retire(self, subscription: Subscription) -> None:

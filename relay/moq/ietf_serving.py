@@ -87,7 +87,7 @@ class Rendezvous:
 
 
 class TrackOffer:
-    """To the peer."""
+    """A track that we offer to the peer."""
 
     def __init__(self, path: str, track: str) -> None:
         self.path = path
@@ -332,7 +332,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             self._core.emit(SubscribeRequested(delivery.request, *delivery.named, delivery.wanted))
 
     def _fixed(self) -> dict[str, Any]:
-        """Of an answer about a track, where the draft has them."""
+        """The fields of an answer about a track, where the draft has them."""
         fixed = self._ietf.profile.fixed_fields
         return {"expires": 0, "order": GroupOrder.DESCENDING} if fixed else {}
 
@@ -410,7 +410,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         super().cancelled(request, code)
 
     def _end_tracks(self, request: int) -> None:
-        """Of an interest in namespaces that is for tracks, too."""
+        """End the tracks of an interest in namespaces that is for tracks, too."""
         writer = self._writers.get(request)
         if isinstance(writer, NamespaceWriter) and writer.tracks:
             self.end_interest(writer.tracks)

@@ -51,7 +51,7 @@ class SetupExchange:
         self._leaving = False  # the peer has sent GOAWAY
 
     def start(self) -> None:
-        """What can be sent."""
+        """Send what can be sent."""
         core = self._core
         self.deadline = core.now + core.limits.setup_timeout
         if core.profile.request_streams:
@@ -93,7 +93,7 @@ class SetupExchange:
             self._stream.context = IGNORE
 
     def handler(self) -> Handler | None:
-        """For the first bidirectional stream of a client of the older drafts; `None` for others."""
+        """The handler of a client's first bidirectional stream on the older drafts; `None` for others."""
         core = self._core
         if core.profile.request_streams or core.session.is_client or self._stream is not None:
             return None
@@ -182,7 +182,7 @@ class SetupExchange:
     # --- the control stream, once it is set up
 
     def count_waiting(self, size: int) -> None:
-        """Of the control stream. Raises ProtocolViolation for too many bytes before admission."""
+        """Count bytes of the control stream. Raises ProtocolViolation for too many before admission."""
         if self._core.state is not State.ESTABLISHED:
             self._waiting_bytes += size
             if self._waiting_bytes > WAITING_BYTES:
@@ -213,7 +213,7 @@ class SetupExchange:
             self._exchanges.on_control(message)
 
     def control_ended(self) -> None:
-        """Not allowed before the session's end; many peers do it just before."""
+        """The control stream must not end before the session; many peers end it just before."""
         self._core.close(SessionCode.NO_ERROR, "the control stream has ended")
 
 
@@ -229,7 +229,7 @@ def token_of(tokens: tuple[Token, ...]) -> str | None:
 
 
 class _ControlStream(Handler):
-    """Of the older drafts. Its messages wait until the peer is admitted."""
+    """The control stream of the older drafts. Its messages wait until the peer is admitted."""
 
     def __init__(self, core: IetfCore, setup: SetupExchange) -> None:
         self._core = core

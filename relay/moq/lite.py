@@ -148,7 +148,7 @@ class LiteSession(LiteCore):
 
 
 class _UniStream(Handler):
-    """Until the first message: a group, or SETUP."""
+    """A unidirectional stream of the peer until its first message: a group, or SETUP."""
 
     def __init__(self, session: LiteSession) -> None:
         self._session = session

@@ -32,7 +32,7 @@ MAX_PREFIX = 8  # bytes
 
 
 class AnnounceReader(Handler):
-    """A stream of ours."""
+    """A stream of ours with an interest in announcements."""
 
     def __init__(self, core: LiteCore, owner: AnswerOwner, request: int, prefix: str, stream: Stream) -> None:
         self.stream = stream
@@ -68,7 +68,7 @@ class AnnounceReader(Handler):
         self._end(error.stream_code)
 
     def close(self) -> None:
-        """No event follows."""
+        """End the interest. No event follows."""
         self._over = True
         self.stream.write((), fin=True)
         self.stream.stop(self._core.code(StreamCode.INTERNAL))

@@ -10,7 +10,7 @@ from relay.wire.version import Version
 
 
 class LiteCore(Machine):
-    """With its version."""
+    """The common part of one moq-lite session, with its version."""
 
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:
         super().__init__(session, limits, hop)

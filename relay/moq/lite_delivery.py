@@ -35,7 +35,7 @@ def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> Subscri
 
 
 class LiteDelivery(Delivery):
-    """Of the peer, until `over`."""
+    """A subscription of the peer, until `over`."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class LiteDelivery(Delivery):
     # --- messages
 
     def accept(self, largest: Location | None) -> None:  # noqa: ARG002 - it has no field for that
-        """At once (01 to 04), or with the first group (05 and 06)."""
+        """Accept at once (01 to 04), or with the first group (05 and 06)."""
         if not self._accepted and self._version.accepts_at_once:
             self._accepted = True
             self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))

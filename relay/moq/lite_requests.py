@@ -62,7 +62,7 @@ class Start:
 
 
 class Subscription(Handler):
-    """And the streams of its open groups."""
+    """A subscription of ours, and the streams of its open groups."""
 
     def __init__(
         self, core: LiteCore, owner: Requests, request: int, message: Subscribe, stream: Stream
@@ -78,11 +78,11 @@ class Subscription(Handler):
         self._owner = owner
         self._decoder = SubscribeDecoder(core.version, core.limits.message)
         self.sent = b""
-        """As the peer knows our parameters: the last SUBSCRIBE_UPDATE."""
+        """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
         self._closed = False  # the peer's half
         self._left = False  # our half
-        # of this call, by sequence: first frame, parts, fin, code
+        # the groups of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
     @property
@@ -139,7 +139,7 @@ class Subscription(Handler):
         self._owner.failed(self, error.stream_code, error.stream_code)
 
     def end_request(self) -> None:
-        """Once."""
+        """End our half of the stream, once."""
         if not self._left:
             self._left = True
             if self._core.version.leaves_by_reset:
@@ -148,7 +148,7 @@ class Subscription(Handler):
                 self.stream.write((), fin=True)
 
     def leave(self, code: int | None) -> None:
-        """With `code` abort both halves, else read the peer's half to its end."""
+        """Leave the subscription: with `code` abort both halves, else read the peer's half to its end."""
         for group in self.groups.values():
             self._core.refuse(group, StreamCode.CANCELLED)
         if code is not None or (self._core.version.leaves_by_reset and not self._left):
@@ -176,7 +176,7 @@ class Subscription(Handler):
         self._fresh[sequence] = (first_frame, parts, fin, code)
 
     def has_ended(self, sequence: int) -> bool:
-        """It began and ended within this call."""
+        """True if the group began and ended within this call."""
         known = self._fresh.get(sequence)
         return known is not None and (known[2] or known[3] is not None)
 
@@ -191,7 +191,7 @@ class Subscription(Handler):
 
 
 class IncomingGroup(Handler):
-    """After its header."""
+    """A group stream of the peer, after its header."""
 
     __slots__ = ("_core", "_decoder", "_sequence", "_start", "_subscription")
 
@@ -253,7 +253,7 @@ class Question(Handler):
 
 
 class InfoStream(Question):
-    """TRACK."""
+    """A TRACK stream."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
@@ -271,7 +271,7 @@ class InfoStream(Question):
 
 
 class FetchStream(Question):
-    """Bare frames."""
+    """A FETCH stream, which answers with bare frames."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream, fetch: Fetch) -> None:
         super().__init__(core, owner, request, stream)
@@ -289,7 +289,7 @@ class FetchStream(Question):
 
 
 class ProbeStream(Question):
-    """PROBE."""
+    """A PROBE stream."""
 
     def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
@@ -307,7 +307,7 @@ class ProbeStream(Question):
 
 
 class Requests(AnswerOwner):
-    """Of our side.
+    """The requests of our side.
 
     Size: a method for each command, and for each step of a subscription, which may take two requests on 06.
     """
@@ -325,7 +325,7 @@ class Requests(AnswerOwner):
         return NEVER
 
     def on_time(self, now: float) -> None:
-        """It has no deadlines."""
+        """Requests of moq-lite have no deadlines."""
 
     def unlink(self) -> None:
         for subscription in self._subscriptions.values():
@@ -360,7 +360,7 @@ class Requests(AnswerOwner):
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
-        """Without fields that the version lacks.
+        """Subscribe, without fields that the version lacks.
 
         06: max age brings history, and limits later groups; see `Start`.
         """
@@ -621,5 +621,5 @@ def _update(params: SubscribeParams, start: Start | None, version: Version) -> S
 
 
 def _fitting(group: int | None) -> int | None:
-    """Stored as value + 1."""
+    """A group number that fits: it is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)

@@ -55,7 +55,7 @@ class SetupExchange:
         self.admitted = admitted
         self._introduced = False
         self._target: str | None = None
-        # to SETUP (01, 02), sent after admission
+        # the answer to SETUP (01, 02), sent after admission
         self._answer: tuple[Stream, ServerSetup] | None = None
         self._stream: Stream | None = None  # of 01 and 02
         self._successor: Draft | None = None  # chosen by SETUP, its machine is to take over
@@ -96,7 +96,7 @@ class SetupExchange:
             self._stream.context = IGNORE
 
     def handler(self, stream: Stream) -> Handler | None:
-        """Before the version is known; `None` if the stream has to wait."""
+        """The handler of a stream before the version is known; `None` if the stream has to wait."""
         if self._core.session.is_client or stream.unidirectional or self._stream is not None:
             return None
         self._stream = stream
@@ -105,7 +105,7 @@ class SetupExchange:
     # --- messages
 
     def _own_target(self) -> str | None:
-        """For SETUP: path and query of a client whose transport has no URL."""
+        """Path and query for SETUP: those of a client whose transport has no URL."""
         session = self._core.session
         if not session.is_client or session.transport not in ("quic", "memory"):
             return None
@@ -179,7 +179,7 @@ class SetupExchange:
         self._negotiated(chosen)
 
     def _hand_over(self, stream: Stream, draft: Draft) -> None:
-        """To the machine of that draft, with all that has come so far."""
+        """Hand the session to the machine of that draft, with all that has come so far."""
         core = self._core
         opening = stream.context
         assert isinstance(opening, _SetupStream)
@@ -198,14 +198,14 @@ class SetupExchange:
             self._left.append(event)
 
     def give_away(self) -> None:
-        """At the end of a turn."""
+        """Emit the hand-over at the end of a turn."""
         if self._successor is not None:
             self._core.emit(DialectChosen(self._successor, tuple(self._left)))
             self._successor = None
             self._left.clear()
 
     def on_server_setup(self, setup: ServerSetup) -> None:
-        """01 and 02, client side."""
+        """The server's SETUP, for a client of 01 and 02."""
         chosen = version_from_setup_code(setup.version)
         if chosen not in self._offered:
             raise NoCommonVersion(f"the server chose version {setup.version:#x}, which was not offered")
@@ -245,7 +245,7 @@ class SetupExchange:
 
 
 class _SetupStream(Handler):
-    """Of 01 and 02; its end is the end of the session."""
+    """The setup stream of 01 and 02; its end is the end of the session."""
 
     def __init__(
         self, core: LiteCore, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder

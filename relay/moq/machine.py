@@ -35,7 +35,7 @@ EXPIRED = "token expired"  # reason of the close
 
 
 class SetupPart(Protocol):
-    """As the life of the session needs it."""
+    """The set-up, as the life of the session needs it."""
 
     deadline: float
     held: Held
@@ -46,7 +46,7 @@ class SetupPart(Protocol):
 
 
 class RequestsPart(Protocol):
-    """Ours."""
+    """The requests of our side."""
 
     @property
     def deadline(self) -> float: ...
@@ -57,7 +57,7 @@ class RequestsPart(Protocol):
 
 
 class ServingPart(Protocol):
-    """Of the peer's requests."""
+    """The serving of the peer's requests."""
 
     def deadline(self) -> float: ...
     def on_time(self, now: float) -> None: ...
@@ -119,7 +119,7 @@ class Machine(Core):
 
     @property
     def deadline(self) -> float:
-        """Of `on_time`, `inf` for never."""
+        """When `on_time` is due, `inf` for never."""
         if self.closed:
             return NEVER
         return min(
@@ -170,7 +170,7 @@ class Machine(Core):
         self.close(SessionCode.UNAUTHORIZED, EXPIRED)
 
     def close_code(self, error: WireError) -> int:
-        """On the wire, for a fault of the peer."""
+        """The code on the wire for a fault of the peer."""
         raise NotImplementedError
 
     # --- events of the transport
@@ -217,7 +217,7 @@ class Machine(Core):
             self._on_wire_error(error, stream)
 
     def _on_late(self, event: TransportEvent) -> None:
-        """An event after the end."""
+        """An event came after the end."""
 
     def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
         """Refuse the stream if that is enough, else the session."""

@@ -20,7 +20,7 @@ from relay.wire.varint import MAX_VARINT
 
 
 class PublishedTrack:
-    """In one session."""
+    """One track of ours in one session."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class PublishedTrack:
         self._on_change()
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
-        """With open groups. `code` is of the current stream table."""
+        """Abort the track and its open groups. `code` is of the current stream table."""
         if self.code is None:
             self.code = code
             self.cache.groups.clear()
@@ -174,7 +174,7 @@ class PublishedTrack:
         return self.cache.start_of(params, params.history_ms * self.info.timescale // 1000)
 
     def _end_if_complete(self) -> None:
-        """To the subscriptions that have all they asked for."""
+        """Send the end to the subscriptions that have all they asked for."""
         unfinished = [group for group in self.cache if group.open]
         for request, feed in self._feeds.items():
             last, final = feed.params.end_group, self.end

@@ -50,7 +50,7 @@ class Writer(Protocol):
         """Announce, withdraw (`None`) or update a path, if the version can. Returns the bytes written."""
 
     def refuse(self, code: int) -> None:
-        """Of the current stream registry."""
+        """Refuse the interest. `code` is of the current stream registry."""
 
 
 D = TypeVar("D", bound=Delivery)
@@ -58,7 +58,7 @@ W = TypeVar("W", bound=Writer)
 
 
 class LooseStreams:
-    """Of fetches and ended requests, with unsent bytes, the oldest first."""
+    """Streams of fetches and ended requests, with unsent bytes, the oldest first."""
 
     __slots__ = ("_look_at", "_requests")
 
@@ -137,7 +137,7 @@ class Serving(RequestOwner, Generic[D, W]):
         return any(writer.has_offered(path) for writer in self._writers.values())
 
     def announce_initial(self, request: int, offers: Iterable[Offer] | None = None) -> None:
-        """With `offers`, or with those of `offer` that the interest covers."""
+        """Answer an interest with `offers`, or with those of `offer` that it covers."""
         writer = self._writers.get(request)
         if writer is not None:
             if offers is None:
@@ -151,7 +151,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._account(writer.change(path, offer))
 
     def offer(self, path: str, offer: Offer | None) -> None:
-        """For every interest that covers the path, now or later."""
+        """Announce a path to every interest that covers it, now or later."""
         if offer is None:
             self.offers.pop(path, None)
         else:
@@ -170,7 +170,7 @@ class Serving(RequestOwner, Generic[D, W]):
             delivery.accept(largest)
 
     def send_group(self, request: int, fragments: tuple[GroupFragment, ...], now: float) -> None:
-        """The path of every frame."""
+        """Send parts of groups: the path of every frame."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             self._account(delivery.send(fragments, now))
@@ -196,7 +196,7 @@ class Serving(RequestOwner, Generic[D, W]):
         raise NotImplementedError
 
     def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:
-        """Or continue the answer."""
+        """Answer a fetch, or continue the answer."""
         answer = self._answers.get(request)
         if answer is not None:
             answer.stream.write(chunks, fin=fin)
@@ -206,7 +206,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._keep_account(answer.stream, request, sum(map(len, chunks)))
 
     def reject(self, request: int, code: int) -> None:
-        """Or abort a request, with a code of the current stream registry."""
+        """Refuse or abort a request, with a code of the current stream registry."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.reject(code)
@@ -278,7 +278,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._shed()
 
     def _keep_account(self, stream: Stream, request: int, size: int) -> None:
-        """Of a fetch, or of an ended request."""
+        """Count unsent bytes of a fetch, or of an ended request."""
         self._account(size + self._loose.add(stream, request))
 
     def _shed(self) -> None:

@@ -73,7 +73,7 @@ class BitrateReported(NamedTuple):
 
 
 class LimitExceeded(NamedTuple):
-    """By the peer, which ended its stream or session."""
+    """The peer exceeded a limit, which ended its stream or session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
@@ -93,7 +93,7 @@ class Incompatible(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Of the peer, which ends the stream, or with `fatal` the session; `Closed` follows."""
+    """The peer broke a rule, which ends the stream, or with `fatal` the session; `Closed` follows."""
 
     error: WireError
     fatal: bool
@@ -130,7 +130,7 @@ class Announced(NamedTuple):
     path: str  # relative to the session's root
     listed: tuple[int, ...]  # as the peer listed hops; on 03 as many zeros as it counted
     route: Route
-    """From the original publisher to the peer, 0 for one without an id; empty if the version has none."""
+    """The hops from the original publisher to the peer, 0 without an id; empty if the version has none."""
 
     update: bool = False
     restart: bool = False
@@ -145,7 +145,7 @@ class Unannounced(NamedTuple):
 
 
 class TrackOffered(NamedTuple):
-    """By itself (PUBLISH of moq-transport), or no longer."""
+    """The peer offers a track by itself (PUBLISH of moq-transport), or no longer."""
 
     path: str
     track: str
@@ -168,7 +168,7 @@ class SubscriptionStarted(NamedTuple):
 
 
 class SubscriptionDropped(NamedTuple):
-    """From `start` to `end` inclusive (03 and newer)."""
+    """Groups from `start` to `end` inclusive never come (03 and newer)."""
 
     request: int
     start: int
@@ -177,7 +177,7 @@ class SubscriptionDropped(NamedTuple):
 
 
 class GroupPart(NamedTuple):
-    """Of one call of `receive`."""
+    """Data of one group from one call of `receive`."""
 
     sequence: int
     first_frame: int
@@ -187,7 +187,7 @@ class GroupPart(NamedTuple):
 
 
 class GroupData(NamedTuple):
-    """In order of arrival: one event per subscription and call of `receive`."""
+    """Groups of a subscription, in order of arrival: one event per subscription and call of `receive`."""
 
     request: int
     parts: tuple[GroupPart, ...]
@@ -201,7 +201,7 @@ class DatagramReceived(NamedTuple):
     timestamp: int
     payload: bytes
     start: Object | None = None
-    """Of a moq-transport publisher, whose groups may have several objects, each in a datagram."""
+    """The object of a moq-transport publisher, whose groups may have several, each in a datagram."""
 
 
 class SubscriptionEnded(NamedTuple):
@@ -243,7 +243,7 @@ class RequestRejected(NamedTuple):
 
 
 class RequestFinished(NamedTuple):
-    """Without an error: all estimates have come, or the end of a track was sent."""
+    """A request ended without an error: all estimates have come, or the end of a track was sent."""
 
     request: int
 
@@ -323,7 +323,7 @@ class RequestCancelled(NamedTuple):
 
 
 class GroupStopped(NamedTuple):
-    """By the peer."""
+    """The peer wants no more of a group."""
 
     request: int
     sequence: int
@@ -388,7 +388,7 @@ Event: TypeAlias = (
 
 
 class Features(NamedTuple):
-    """Of a session's protocol version."""
+    """What a session's protocol version can do."""
 
     hops: bool
     """Announcements list the relays that they came through."""
@@ -415,13 +415,13 @@ class Offer(NamedTuple):
 
     path: str
     route: Route = Route()
-    """From the original publisher to the relay before us; the session adds our id where the version has it."""
+    """The hops from the original publisher to the relay before us; the session may add our id."""
 
     source: int = 0  # of the publication; another one means another publisher
 
 
 class GroupFragment(NamedTuple):
-    """From one turn; all subscriptions with the same data share it."""
+    """Data of one group from one turn; all subscriptions with the same data share it."""
 
     sequence: int
     first: bool  # opens the group for the subscriber

@@ -22,21 +22,21 @@ class Options:
     cost: int | None = None
     probe: int | None = None
     target: str | None = None
-    """For a transport without a URL, in place of the dialled ones."""
+    """Path and query for a transport without a URL, in place of the dialled ones."""
 
     authority: str | None = None
     token: str | None = None
-    """For moq-transport's SETUP; moq-lite has it in the URL alone."""
+    """The token for moq-transport's SETUP; moq-lite has it in the URL alone."""
 
     form: SetupForm | None = None
-    """Of the older SETUP; `None` takes what servers of the peer's generation know."""
+    """The form of the older SETUP; `None` takes what servers of the peer's generation know."""
 
     waits_for_setup: bool = True
     """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
 
 
 class Held:
-    """From before the end of the set-up."""
+    """Events from before the end of the set-up."""
 
     __slots__ = ("_bytes", "events", "streams")
 

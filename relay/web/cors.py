@@ -28,7 +28,7 @@ SHOWN: Final = 100  # characters of a header in a refusal
 
 
 def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
-    """With every answer."""
+    """Send `headers` with every answer."""
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
         vary = response.headers.get(hdrs.VARY, "")
@@ -62,7 +62,7 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
 
 
 def _name(authority: str) -> str:
-    """In lower case without brackets."""
+    """The host of `host:port`, in lower case without brackets."""
     try:
         return (urlsplit(f"//{authority}").hostname or "").removesuffix(".")
     except ValueError:

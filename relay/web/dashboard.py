@@ -49,7 +49,7 @@ _DIGEST_MARK: Final = b"@DIGEST@"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """By name, and a digest of all."""
+    """The files by name, and a digest of all."""
 
     files: dict[str, bytes]
     digest: str
@@ -61,7 +61,7 @@ class Site:
 
 @cache
 def site() -> Site:
-    """Once."""
+    """Read the files once."""
     folder = resources.files("relay.web") / "static"
     found = (file for file in folder.iterdir() if _suffix(file.name) in TYPES)
     files = {file.name: file.read_bytes() for file in sorted(found, key=lambda file: file.name)}
@@ -78,14 +78,14 @@ def add_dashboard(app: web.Application) -> None:
 
 
 async def landing(request: web.Request) -> web.Response:
-    """Else a list of the routes."""
+    """The page for a browser, else a list of the routes."""
     if "text/html" in request.headers.get("accept", ""):
         return _response(site().page, PAGE, "no-cache")
     return web.Response(text=ROUTES, headers={"vary": "accept"})
 
 
 async def static(request: web.Request) -> web.Response:
-    """Under a digest of another version, send this version's file, not to be cached."""
+    """Serve a file of the page. For another version's digest it is this version's, not to be cached."""
     name = request.match_info["name"]
     content = site().files.get(name)
     if content is None or name == PAGE:

@@ -39,7 +39,7 @@ LONGEST_WAIT: Final = 60.0  # seconds of `?wait=`
 LOOK_INTERVAL: Final = 1.0  # seconds between checks for a lost client while nothing is sent
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""At which a client is aborted. Cached groups at the start do not count."""
+"""Queued bytes at which a client is aborted. Cached groups at the start do not count."""
 
 WRITE_BYTES: Final = 65_536
 """Small chunks are joined up to this size. At most one write waits in the client's socket."""
@@ -68,7 +68,7 @@ def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
 
 
 def reading_of(candidates: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
-    """For one of `candidates`, and True for separate frames. Raises BadQueryError."""
+    """The request for one of `candidates`, and True for separate frames. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -100,7 +100,7 @@ class FetchQueue:
 
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
-        """Once: a write may block the response."""
+        """Called once when the queue is full: a write may block the response."""
         self.on_cut: Callable[[], object] = lambda: None  # by `cut`, likewise
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0

@@ -74,16 +74,16 @@ class Services:
     readers: Readers = field(default_factory=Readers)
     metrics: Metrics | None = None  # on the operator's listener: full permissions without a token
     hosts: Callable[[], Collection[str]] = tuple
-    """Of the operator's listener, besides `localhost` and every address."""
+    """Host names of the operator's listener, besides `localhost` and every address."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
 LOGGED: Final = web.AppKey("logged", TTLCache[tuple[str, str], bool])
-"""By client and kind."""
+"""Logged refusals, by client and kind."""
 
 
 def build(services: Services) -> web.Application:
-    """With its routes."""
+    """The application with its routes."""
     operator = services.metrics is not None
     app = web.Application(middlewares=[_operator if operator else _preflight, _errors])
     app[SERVICES] = services
@@ -103,7 +103,7 @@ def build(services: Services) -> web.Application:
 
 
 def internal(services: Services, metrics: Metrics) -> Services:
-    """For the operator's listener."""
+    """The services for the operator's listener."""
 
     async def everything(path: str, query: str, remote: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
@@ -116,7 +116,7 @@ Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _preflight(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Pages of any origin may ask."""
+    """Answer preflight requests: pages of any origin may ask."""
     if request.method == hdrs.METH_OPTIONS:
         return web.Response(headers={"access-control-allow-methods": "GET"})
     return await handler(request)
@@ -164,13 +164,13 @@ def _packed(value: object) -> bytes:
 
 
 async def health(request: web.Request) -> web.Response:
-    """For load balancers."""
+    """Health for load balancers."""
     gate = await ask(request.app[SERVICES].sources.gate, m.DescribeGate(), timeout=state.ASK_TIMEOUT)
     return _text(503, "draining\n") if gate.draining else _text(200, "ok\n")
 
 
 async def show_metrics(request: web.Request) -> web.Response:
-    """For Prometheus."""
+    """Metrics for Prometheus."""
     metrics = request.app[SERVICES].metrics
     assert metrics is not None
     body, content_type = await metrics.render()
@@ -184,7 +184,7 @@ async def certificate(request: web.Request) -> web.Response:
 
 
 async def _authorized(request: web.Request, path: str, *, below: str = "") -> Permissions | web.Response:
-    """Or the refusal to send. `below` is requested at `path`."""
+    """The permissions at `path`, or the refusal to send. `below` is requested there."""
     try:
         requested_path(join(path, below))
     except UnauthorizedError as error:
@@ -209,7 +209,7 @@ def _refused(request: web.Request, path: str, error: UnauthorizedError) -> web.R
 
 
 def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> None:
-    """Once in a while for each client and kind: a refused page may repeat every second."""
+    """Log once in a while for each client and kind: a refused page may repeat every second."""
     client, logged = str(request.remote), request.app[LOGGED]
     key = address_of(client), kind
     if key not in logged:
@@ -239,7 +239,7 @@ async def announced(request: web.Request) -> web.Response:
 
 
 async def show_state(request: web.Request) -> web.Response:
-    """It shows sessions, so anonymous permissions are not enough."""
+    """The state. It shows sessions, so anonymous permissions are not enough."""
     path = normalize(request.match_info.get("path", ""))
     services = request.app[SERVICES]
     if services.metrics is None and not request.query.get("jwt"):
@@ -289,7 +289,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
 async def _reading(
     services: Services, queue: fetching.FetchQueue, number: int, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
-    """Until the token expires, at `expires` in seconds since the epoch."""
+    """Fill the queue until the token expires, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)

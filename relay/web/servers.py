@@ -30,7 +30,7 @@ class WebServers:
         self._public: WebServer | None = None
 
     async def start(self, sessions: Sessions | None) -> None:
-        """With `sessions`, the public one accepts WebSocket sessions."""
+        """Prepare the public server; with `sessions`, it accepts WebSocket sessions."""
         self._lag.start()
         app = build(self._services)
         if sessions is not None:
@@ -50,7 +50,7 @@ class WebServers:
         return self._public.listen(bind_tcp(host, port), tls)
 
     async def listen_internal(self, host: str, port: int, *, required: bool) -> list[tuple[str, int]]:
-        """Unless `required`, an unavailable address is only logged."""
+        """Bind the operator's listener. Unless `required`, an unavailable address is only logged."""
         try:
             sockets = bind_tcp(host, port)
         except OSError as error:

@@ -31,7 +31,7 @@ class Sources:
     relay: Callable[[], Identity]  # the `relay` part
     counters: Ref
     refused: tuple[Mapping[str, int], ...]
-    """By listeners and the authenticator, by reason; the gate reports its own."""
+    """Rejections by listeners and the authenticator, by reason; the gate reports its own."""
     quic_connections: Callable[[], int]
     segments_refused: Callable[[], int] = int
     cluster: Ref | None = None
@@ -48,7 +48,7 @@ async def gate_report(sources: Sources) -> m.GateReport:
 
 
 async def every(refs: Iterable[Ref], question: object) -> list[Any]:
-    """Of the actors still alive."""
+    """The answers of the actors still alive."""
     answers = await asyncio.gather(
         *(ask(ref, question, timeout=ASK_TIMEOUT) for ref in refs), return_exceptions=True
     )
@@ -115,7 +115,7 @@ def _hops(publication: m.Published) -> tuple[str, ...]:
 async def _peers(
     sources: Sources, sessions: Iterable[SessionRow], rows: Iterable[BroadcastRow]
 ) -> Iterator[PeerRow]:
-    """The cluster's other relays."""
+    """The rows of the cluster's other relays."""
     answers = [] if sources.cluster is None else await every([sources.cluster], m.ListPeers())
     found: list[PeerRow] = []
     for known in answers:
@@ -185,7 +185,7 @@ def _under(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _narrowed(session: SessionRow, prefixes: tuple[str, ...]) -> SessionRow:
-    """Without publications and permissions elsewhere."""
+    """The session without its publications and permissions elsewhere."""
 
     def concerns(granted: str) -> bool:
         path = join(session.path, granted)
