@@ -90,7 +90,7 @@ class NextObject:
 
 @dataclass(frozen=True, slots=True)
 class AbsoluteRange:
-    """A range from `start` to the end, inclusive. `end_group` None: no end; `end_object` None: the whole group.
+    """A range with an inclusive end. `end_group` None: no end; `end_object` None: the whole group.
 
     An end within a group needs `has_fill`, except in a fetch.
     """
