@@ -306,7 +306,15 @@ class Subscription(RequestHandler):
     def group_over(self, group: Assembly) -> None:
         if self.groups.get(group.sequence) is group:
             del self.groups[group.sequence]
+            self._end_join(group)
             self._owner.settle(self)
+
+    def _end_join(self, group: Assembly) -> None:
+        join = self._join
+        if join is not None and join.group is group:
+            self._join = None
+            if not join.over:
+                join.leave()
 
     def add(
         self, sequence: int, first_frame: int, parts: list[Part], *, fin: bool, code: int | None = None
@@ -337,6 +345,7 @@ class Subscription(RequestHandler):
         group = self.groups.pop(sequence, None)
         if group is not None:
             group.stop(code)
+            self._end_join(group)
             self._owner.settle(self)
 
     @property
@@ -457,7 +466,7 @@ class FetchParty(RequestHandler):
         self.subgroups: dict[int, Subgroup] = {}
         self._core = core
         self._owner = owner
-        self._over = False
+        self.over = False
 
     def on_message(self, message: Message) -> None:
         match message:
@@ -476,13 +485,13 @@ class FetchParty(RequestHandler):
         self.failed(code, code)
 
     def leave(self, code: int = StreamCode.CANCELLED) -> None:
-        self._over = True
+        self.over = True
         if self.exchange is not None:
             self._owner.fetches.pop(self.exchange.id, None)
             self.exchange.cancel(code)
 
     def end(self) -> None:
-        self._over = True
+        self.over = True
         if self.exchange is not None:
             self._owner.fetches.pop(self.exchange.id, None)
             self.exchange.leave()
@@ -502,7 +511,7 @@ class Join(FetchParty):
         self.subscription = subscription
         self.subgroups = group.subgroups
         self.timed = subscription.timed
-        self._group = group
+        self.group = group
         exchange = subscription.exchange
         assert exchange is not None
         self.exchange = owner.exchanges.ask(
@@ -514,15 +523,15 @@ class Join(FetchParty):
         owner.fetches[self.exchange.id] = self
 
     def took(self, parts: list[Part], *, fin: bool) -> None:
-        self._group.fetched(parts)
+        self.group.fetched(parts)
         if fin:
             self.end()
-            self._group.joined()
+            self.group.joined()
 
     def failed(self, code: int, received: int) -> None:  # noqa: ARG002 - the subscription goes on without
-        if not self._over:
+        if not self.over:
             self.end()
-            self._group.joined()
+            self.group.joined()
 
 
 class GroupFetch(FetchParty):
@@ -538,7 +547,7 @@ class GroupFetch(FetchParty):
         self._start = start
 
     def took(self, parts: list[Part], *, fin: bool) -> None:
-        if not self._over:
+        if not self.over:
             if fin:
                 self.end()
                 self._owner.forget_fetch(self.request)
@@ -546,7 +555,7 @@ class GroupFetch(FetchParty):
             self._core.emit(FetchedData(self.request, part))
 
     def failed(self, code: int, received: int) -> None:
-        if not self._over:
+        if not self.over:
             self.end()
             self._owner.forget_fetch(self.request)
             self._core.emit(RequestRejected(self.request, code, received))

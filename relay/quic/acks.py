@@ -15,7 +15,7 @@ MOST_RANGES: Final = 32  # kept, and in a frame; packets below them count as rec
 
 
 class ReceivedPackets:
-    """Of the 1-RTT packet number space. The newest range is kept apart: it grows with every packet."""
+    """Received packets of the 1-RTT number space. The newest range is apart: it grows with every packet."""
 
     __slots__ = (
         *("ack_at", "delay", "every", "floor", "largest_at", "older", "request", "start", "stop", "unacked"),

@@ -46,7 +46,7 @@ class Admitted(NamedTuple):
 
 
 class Admission:
-    """Of one server."""
+    """The admission of connections to one server."""
 
     def __init__(
         self, limits: Limits, refused: Counter[str], addresses: Slots, now: Callable[[], float]
@@ -70,7 +70,7 @@ class Admission:
         self._verified.limit = limits.handshakes_address
 
     def check(self, header: QuicHeader, address: Address, now: float) -> Admitted | bytes | None:
-        """On the first packet of a connection: admit it, answer it, or drop it."""
+        """Decide about the first packet of a connection: admit it, answer it, or drop it."""
         if self._handshakes.full():
             # Under flood, answers cost more than they tell; a client repeats its packet.
             self._handshakes.refuse()
@@ -113,7 +113,7 @@ class Admission:
             self._count(connection, admitted.remote)
 
     def finish(self, connection: Driver) -> bool:
-        """Of the handshake. Returns whether the address may have one more connection."""
+        """The handshake is complete. Returns whether the address may have one more connection."""
         admitted = self._end_handshake(connection)
         if admitted is None or admitted.retry_cid is not None:
             return True

@@ -45,7 +45,7 @@ JUDGED: Final = 16  # packets of a round, at least
 QUEUE: Final = 1.1  # round trips relative to the shortest
 YIELD: Final = 0.7  # of the data in flight after heavy loss; as CUBIC
 
-# Of `Bbr.mode`.
+# The values of `Bbr.mode`.
 STARTUP: Final = 0
 DRAIN: Final = 1
 PROBE_BW: Final = 2
@@ -348,7 +348,7 @@ class Bbr(Congestion):
             self._probe_rtt(now)
 
     def _enter_probe_bw(self, now: float) -> None:
-        """At a random phase other than draining, so that connections do not probe in step."""
+        """Begin at a random phase other than draining, so that connections do not probe in step."""
         self.mode = PROBE_BW
         self._enter(2 + int(now * 1000) % (len(CYCLE) - 2), now)
 
@@ -393,7 +393,7 @@ class Bbr(Congestion):
     # -- outputs
 
     def _bdp(self, gain: float) -> int:
-        """In bytes."""
+        """The bandwidth-delay product times `gain`, in bytes."""
         if not self.bandwidth or self.min_rtt == INFINITY:
             return self._first_window
         return int(gain * self.bandwidth * self.min_rtt)

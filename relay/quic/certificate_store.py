@@ -61,7 +61,7 @@ class CertificatePair:
         return str(found[0]) if found else self.certificate.subject.rfc4514_string()
 
     def matches(self, server_name: str) -> bool:
-        """By the leaf's alternative names (RFC 6125: `*` is one whole left-most label)."""
+        """Compare with the leaf's alternative names (RFC 6125: `*` is one whole left-most label)."""
         names = self._names
         if names is None:
             return False
@@ -111,7 +111,7 @@ def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
-    """Of a PEM file; text between them is allowed."""
+    """The certificates of a PEM file; text between them is allowed."""
     data = _read(path)
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise CertificateError(f"{path}: no certificate in this file (PEM expected)")
@@ -186,7 +186,7 @@ def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificateP
 
 
 class CertificateStore:
-    """Of one server: the configured ones in order, then a generated one."""
+    """The certificates of one server: the configured ones in order, then a generated one."""
 
     def __init__(self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: dt.datetime) -> None:
         """`generate` names the generated certificate; empty for none. Raises `CertificateError`."""
@@ -201,7 +201,7 @@ class CertificateStore:
 
     @property
     def fingerprint(self) -> str:
-        """Of the first certificate, which clients may pin."""
+        """The fingerprint of the first certificate, which clients may pin."""
         return self._pairs[0].fingerprint
 
     def select(self, server_name: str | None) -> CertificatePair:
@@ -213,7 +213,7 @@ class CertificateStore:
         return self._pairs[0]
 
     def renew_if_due(self, now: dt.datetime) -> bool:
-        """Once a quarter of the generated certificate's life is left. Returns whether it did."""
+        """Renew once a quarter of the generated certificate's life is left. Returns whether it did."""
         generated = self._generated
         if generated is None or generated.certificate.not_valid_after_utc - now > RENEW_BEFORE:
             return False

@@ -56,7 +56,7 @@ class HostCids:
         return found
 
     def retire(self, number: int, used: bytes) -> None:
-        """By the peer; its packet came to the id `used`. Raises QuicError."""
+        """The peer retires an id; its packet came to the id `used`. Raises QuicError."""
         kind = errors.RETIRE_CONNECTION_ID
         if number >= self._next:
             raise QuicError(errors.PROTOCOL_VIOLATION, kind, "retired connection id was never issued")

@@ -93,7 +93,7 @@ class LossBased(Congestion):
         self._rtt = 0.0
 
     def _avoid_congestion(self, now: float, acked: int) -> None:
-        """By `acked` bytes."""
+        """Grow the window for `acked` bytes."""
         raise NotImplementedError
 
     def _reduce(self) -> None:
@@ -139,7 +139,7 @@ class HyStart:
         self._rounds = 0  # since then, the one that it began in included
 
     def on_acks(self, now: float, newest: float, packets: int, rtt: float, in_use: bool) -> bool:  # noqa: FBT001 - the hot path
-        """Of a drain; returns whether slow start is over.
+        """Handle the acknowledgements of a drain; returns whether slow start is over.
 
         `newest` is when the newest of these `packets` was sent, `rtt` the sample or 0.0. With a window that was
         not `in_use`, the delay is not ours: nothing changes.
@@ -273,7 +273,7 @@ class Cubic(LossBased):
         reno = self._reno
         self._reno += self._alpha * self.size * acked / window
         elapsed = now - self._epoch
-        # Before this drain, which may be a whole window; they begin equal, but for less than a byte.
+        # Both as before this drain, which may be a whole window; they begin equal, but for less than a byte.
         if self._cubic(elapsed) < reno - 1.0:
             if self._reno > window:
                 self._grow(self._reno - window - self._fraction)
@@ -331,7 +331,7 @@ class Pacer:
 
 
 def make_congestion(name: str, size: int) -> Congestion:
-    """For packets of `size` bytes. Raises ValueError for an unknown name."""
+    """A controller for packets of `size` bytes. Raises ValueError for an unknown name."""
     if name == "cubic":
         return Cubic(size)
     if name == "bbr":

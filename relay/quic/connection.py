@@ -192,11 +192,11 @@ class Connection:
         return self.streams.undelivered
 
     def open_stream(self, priority: int, *, unidirectional: bool) -> Stream:
-        """Those with a higher priority are sent first."""
+        """Streams with a higher priority are sent first."""
         return self.streams.open(priority, unidirectional=unidirectional)
 
     def send_datagram(self, data: bytes) -> None:
-        """Or drop it."""
+        """Send or drop a datagram."""
         if len(data) <= self.datagram_limit and len(self._datagrams) < MOST_DATAGRAMS:
             self._datagrams.append(data)
             self._wake()
@@ -210,7 +210,7 @@ class Connection:
         self.protection.update()
 
     def close(self, code: int, reason: str = "", *, transport: bool = False, frame_type: int = 0) -> None:
-        """With an application code, or a transport error. A later call has no effect."""
+        """Close with an application code, or a transport error. A later call has no effect."""
         if self.state == OPEN:
             self._end(CLOSING, Close(code, reason, frame_type=frame_type if transport else APPLICATION))
             self._wake()
@@ -311,7 +311,7 @@ class Connection:
             self._used_cid = data[1 : 1 + cid_size]
 
     def receive_train(self, buffer: memoryview, each: int, address: tuple[object, ...], now: float) -> int:
-        """At the start of `buffer`: datagrams of `each` bytes, the last maybe fewer.
+        """Receive a packet train at the start of `buffer`: datagrams of `each` bytes, the last maybe fewer.
 
         Returns how many it holds, 0 for none: then `receive` takes the first.
         """
@@ -353,7 +353,7 @@ class Connection:
                 self.close(errors.INTERNAL_ERROR, text, transport=True, frame_type=errors.ACK)
 
     def _apply_fates(self, now: float) -> None:
-        """Of frames, MTU probes and ACK frames."""
+        """Handle what became of frames, MTU probes and ACK frames."""
         recovery, streams, mtu = self.recovery, self.streams, self.mtu
         if recovery.acked_frames:
             frames, recovery.acked_frames = recovery.acked_frames, []
@@ -406,7 +406,7 @@ class Connection:
             trace.metrics(now, recovery)
 
     def _resize(self) -> None:
-        """To a new packet size of the path."""
+        """Adopt a new packet size of the path."""
         self.packet_size = self.mtu.size
         self.recovery.congestion.resize(self.mtu.size)
         self.recovery.pacer.size = self.mtu.size
@@ -425,7 +425,7 @@ class Connection:
             self.close(error.code, error.reason, transport=True, frame_type=error.frame_type)
 
     def is_reset(self, data: bytes) -> bool:
-        """By a token of the peer. Takes the same time for each."""
+        """The datagram ends with a token of the peer. The check takes the same time for each."""
         found = False
         token = data[-TOKEN:]
         for known in self.peer_cids.tokens:
@@ -652,7 +652,7 @@ class Connection:
         return None
 
     def _add_path(self, address: tuple[object, ...], used: bytes) -> Path:
-        """Its first packet came to the id `used` (RFC 9000, 9.5)."""
+        """The first packet of the path came to the id `used` (RFC 9000, 9.5)."""
         number, cid = self.path.number, self.path.cid
         if used != self._used_cid:
             fresh, new = self.peer_cids.take()
@@ -698,7 +698,7 @@ class Connection:
         path.tries += 1
 
     def _on_path_response(self, data: bytes, source: Path) -> None:
-        """To one of our challenges, of whichever path."""
+        """The answer to one of our challenges, of whichever path."""
         for path in (self.path, *self._other_paths):
             if path.challenge and hmac.compare_digest(path.challenge, data):
                 path.validated = True
@@ -756,7 +756,7 @@ class Connection:
         )
 
     def flush(self, now: float) -> list[Burst]:
-        """Of the path in use, and those of other paths."""
+        """The packets of the path in use, and those of other paths."""
         streams = self.streams
         streams.awake = False
         if self.state != OPEN:
@@ -783,7 +783,7 @@ class Connection:
         return bursts
 
     def _write(self, now: float) -> list[bytes]:
-        """As buffers of packets; empty if nothing can be sent."""
+        """Write packets into buffers; empty if nothing can be sent."""
         recovery, streams, received = self.recovery, self.streams, self.received
         congestion, pacer = recovery.congestion, recovery.pacer
         frames = self._frames
@@ -861,7 +861,7 @@ class Connection:
         self._frames.append(ControlFrame(errors.ACK_FREQUENCY, data, number=number))
 
     def _write_packets(self, now: float, budget: int, ack: bool) -> list[bytes]:  # noqa: FBT001 - the hot path
-        """In order: ACK, control frames, datagrams, streams by urgency. All but the last are full."""
+        """Write in order: ACK, control frames, datagrams, streams by urgency. All but the last are full."""
         recovery, streams, protection = self.recovery, self.streams, self.protection
         queue = streams.queue
         number = self._number
@@ -1168,7 +1168,7 @@ class Connection:
         )
 
     def deadline(self) -> float:
-        """Of `on_timer`, apart from `probe_at`; -1.0 for never."""
+        """When `on_timer` is due, apart from `probe_at`; -1.0 for never."""
         if self.state != OPEN:
             return self._close_at
         at = self._idle_at()
@@ -1187,7 +1187,7 @@ class Connection:
         return at
 
     def probe_at(self) -> float:
-        """Of `on_timer` for lost packets; -1.0 for never. Moves with every packet."""
+        """When `on_timer` is due for lost packets; -1.0 for never. Moves with every packet."""
         return self.recovery.probe_at() if self.state == OPEN and not self._starved else NEVER
 
     def _idle_at(self) -> float:

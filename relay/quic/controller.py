@@ -16,7 +16,7 @@ MINIMUM_PACKETS: Final = 2
 
 
 def initial_window(size: int) -> int:
-    """For packets of `size` bytes (RFC 9002, 7.2)."""
+    """The initial window for packets of `size` bytes (RFC 9002, 7.2)."""
     return min(INITIAL_PACKETS * size, max(MINIMUM_PACKETS * size, INITIAL_BYTES))
 
 
@@ -47,7 +47,7 @@ class Congestion:
         self._sent_at = now
 
     def on_acked(self, sent_time: float, size: int, packets: int) -> None:  # noqa: ARG002 - for subclasses
-        """So many packets of one burst."""
+        """So many packets of one burst are acknowledged."""
         self.in_flight -= size
 
     def on_acks_end(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
@@ -67,7 +67,7 @@ class Congestion:
         """A sample of the round trip, neither smoothed nor adjusted."""
 
     def on_persistent_congestion(self) -> None:
-        """After `on_losses_end` (RFC 9002, 7.6)."""
+        """Congestion was persistent (RFC 9002, 7.6). Called after `on_losses_end`."""
 
     def restart(self) -> None:
         """The path has changed: all begins anew (RFC 9000, 9.4)."""

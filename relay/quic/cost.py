@@ -36,11 +36,11 @@ class PacketCost:
         return self._level > rate and not self.trusted
 
     def add(self, seconds: float, size: int) -> None:
-        """Of reading a datagram of `size` bytes."""
+        """Add the time of reading a datagram of `size` bytes."""
         self._level += min(seconds, MOST * size)
 
     def settle(self, seconds: float) -> None:
-        """Of delivering the packets of one turn."""
+        """Add the time of delivering the packets of one turn."""
         seconds = min(seconds, MOST * self.bytes)
         self._level = max(0.0, self._level + seconds - self.ordinary * self.datagrams)
         if not self._level:

@@ -72,7 +72,7 @@ class Owner(Protocol):
 
 
 class Driver(Waker):
-    """Of an endpoint.
+    """A connection of an endpoint.
 
     Size: it joins the parts of a connection's whole life, and holds nothing of any of them.
     """
@@ -102,7 +102,7 @@ class Driver(Waker):
 
     @property
     def quic(self) -> Connection:
-        """Once the handshake is complete."""
+        """The connection, once the handshake is complete."""
         connection = self.connection
         assert connection is not None
         return connection
@@ -114,7 +114,7 @@ class Driver(Waker):
 
     @property
     def _ends(self) -> bool:
-        """As `over`, or the close is still to be sent."""
+        """The connection is `over`, or its close is still to be sent."""
         if self.gone:
             return True
         if self.connection is not None:
@@ -152,7 +152,7 @@ class Driver(Waker):
             cost.measured = WATCHED
 
     def receive_train(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
-        """At the start of `buffer`: datagrams of `each` bytes. Returns how many."""
+        """Receive a packet train at the start of `buffer`: datagrams of `each` bytes. Returns how many."""
         cost, connection = self.cost, self.connection
         if connection is None or (cost.measured and cost.over(now, self.endpoint.packet_time)):
             return 0
@@ -286,7 +286,7 @@ class Driver(Waker):
         self.endpoint.touch(self)
 
     def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
-        """With an application code or a transport error."""
+        """Close now, with an application code or a transport error."""
         self._close_plan = None
         if self.connection is not None:
             self.connection.close(code, reason, transport=transport)
@@ -295,7 +295,7 @@ class Driver(Waker):
         self.touch()
 
     def close_later(self, code: int, reason: str = "") -> None:
-        """Once data just written on a stream had time to arrive."""
+        """Close once data just written on a stream had time to arrive."""
         if self._close_plan is None and not self._ends:
             deadline = self.endpoint.now() + max(3 * self.quic.recovery.rtt, LINGER)
             self._close_plan = (deadline, code, reason)
@@ -461,7 +461,7 @@ class Driver(Waker):
             cids.removed.clear()
 
     def _note_over(self) -> None:
-        """At the end of the close the connection goes."""
+        """The close was sent or received; at its end the connection goes."""
         if self.gone:
             return
         if not self._over:
@@ -483,7 +483,7 @@ class Driver(Waker):
             self.close(errors.INTERNAL_ERROR, "packets take too long to read", transport=True)
 
     def _deadline(self) -> float:
-        """Besides lost packets; -1.0 for none."""
+        """The next deadline besides lost packets; -1.0 for none."""
         deadline = -1.0
         if self.connection is not None:
             deadline = self.connection.deadline()

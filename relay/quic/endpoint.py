@@ -52,7 +52,7 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Endpoint:
-    """Of server and client; subclasses handle unknown packets and choose sessions.
+    """The common part of server and client; subclasses handle unknown packets and choose sessions.
 
     Size: the loop's work for all connections together: sockets, routes, transmits, two timers.
     """
@@ -97,7 +97,7 @@ class Endpoint:
         """The handshake of `driver` ends with `close`."""
 
     def on_close(self, driver: Driver) -> None:
-        """Sent or received."""
+        """A close was sent or received."""
 
     def unknown(self, sock: Sender, data: bytes, address: Address, now: float) -> None: ...
 
@@ -161,7 +161,7 @@ class Endpoint:
         driver.cids.discard(cid)
 
     def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None:
-        """By the destination connection id of the first packet."""
+        """Route a datagram by the destination connection id of its first packet."""
         if data[0] & 0x80:
             cid = data[6 : 6 + data[5]] if len(data) > LONG_HEADER_START else b""
         else:
@@ -233,7 +233,7 @@ class Endpoint:
             self._set_timer(deadline)
 
     def watch(self, driver: Driver, deadline: float) -> None:
-        """For lost packets at `deadline`, unless `unwatch` comes first.
+        """Check `driver` for lost packets at `deadline`, unless `unwatch` comes first.
 
         Deadlines move with every packet and are rarely reached, so all connections share one timer.
         """

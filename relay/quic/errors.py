@@ -55,7 +55,7 @@ ACK_FREQUENCY: Final = 0xAF  # draft-ietf-quic-ack-frequency
 
 
 class QuicError(Exception):
-    """By the peer, or a limit of ours: the connection closes with `code`."""
+    """A violation by the peer, or a limit of ours: the connection closes with `code`."""
 
     def __init__(self, code: int, frame_type: int, reason: str) -> None:
         super().__init__(reason)

@@ -56,25 +56,25 @@ class Handler:
         """The endpoint closes."""
 
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - the hot path
-        """In order; the first call for a peer's stream opens it."""
+        """The next bytes of a stream, in order; the first call for a peer's stream opens it."""
 
     def stream_reset(self, stream: Stream, code: int) -> None:
-        """By the peer, of its half."""
+        """The peer aborted its half."""
 
     def stream_stopped(self, stream: Stream, code: int) -> None:
         """The peer stopped our half, which is reset already."""
 
     def wire_code(self, code: int) -> int:
-        """For resets and stops of streams, from the session's code."""
+        """The code on the wire of a session's code, for resets and stops of streams."""
         return code
 
     def datagram(self, data: bytes) -> None: ...
 
     def pong(self) -> None:
-        """To a ping of the session."""
+        """The peer answered a ping of the session."""
 
     def closed(self, close: Close) -> None:
-        """By either side. Called once; nothing follows."""
+        """Either side closes the connection. Called once; nothing follows."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
@@ -92,7 +92,7 @@ class Trace:
     def sent(self, now: float, number: int, size: int, plain: bytes) -> None: ...
 
     def sent_train(self, now: float, record: Sent, stream_id: int) -> None:
-        """Its packets hold one STREAM frame each."""
+        """The packets of a train hold one STREAM frame each."""
 
     def received(self, now: float, number: int, size: int, plain: bytes) -> None: ...
 

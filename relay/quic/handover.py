@@ -12,7 +12,7 @@ __all__ = ["PeerParameters", "Start", "take_over"]
 
 
 def take_over(handshake: Handshake) -> Start:
-    """Only once `handshake.complete`; packets are in `handshake.early`."""
+    """What our connection begins with. Only once `handshake.complete`; packets are in `handshake.early`."""
     host = handshake._host_cids[0]
     version, peer_cid = handshake._version, handshake._remote_initial_source_connection_id
     address = handshake.get_peer_address()

@@ -57,7 +57,7 @@ class Credentials:
 
 
 def cut_utf8(text: str, limit: int) -> str:
-    """To at most `limit` bytes of UTF-8, never inside a character."""
+    """Shorten `text` to at most `limit` bytes of UTF-8, never inside a character."""
     data = text.encode("utf-8", "replace")
     return data[:limit].decode("utf-8", "ignore")
 
@@ -146,7 +146,7 @@ class Handshake(QuicConnection):
 
     @property
     def alpn(self) -> str:
-        """Once complete."""
+        """The protocol, once the handshake is complete."""
         return self.tls.alpn_negotiated or ""
 
     @property
@@ -156,7 +156,7 @@ class Handshake(QuicConnection):
 
     @property
     def close_event(self) -> ConnectionTerminated | None:
-        """That either side began."""
+        """The close that either side began."""
         return self._close_event
 
     @property
@@ -176,7 +176,7 @@ class Handshake(QuicConnection):
 
     @property
     def close_is_pending(self) -> bool:
-        """Ours is not yet written."""
+        """Our close is not yet written."""
         return bool(self._close_pending)
 
     @property
@@ -245,7 +245,7 @@ class Handshake(QuicConnection):
         super().close(error_code, frame_type, cut_utf8(reason_phrase, REASON_LIMIT))
 
     def resume(self, now: float, late: float) -> None:
-        """As `Connection.resume`."""
+        """The process paused, see `Connection.resume`."""
         if self._close_at is None or self._close_event is not None:
             return
         half = self.configuration.idle_timeout / 2
@@ -303,7 +303,7 @@ class Handshake(QuicConnection):
             self.receive_secret = secret
 
     def _initialize(self, peer_cid: bytes) -> None:
-        """For the first packet, and again after a Retry: only then the TLS context exists.
+        """Called for the first packet, and again after a Retry: only then the TLS context exists.
 
         The certificate must be chosen before aioquic handles the ClientHello, since its key decides the
         signature algorithm; aioquic has no callback that early.

@@ -13,7 +13,7 @@ BLACK_HOLE_LOSSES = 12  # of large packets, one after the other (RFC 8899, 4.3)
 
 
 class PathMtu:
-    """Of one connection, between the initial size and the peer's limit."""
+    """The search of one connection, between the initial size and the peer's limit."""
 
     __slots__ = ("_candidates", "_limit", "_next", "_probing", "_tries", "base", "enabled", "losses", "size")
 
@@ -40,7 +40,7 @@ class PathMtu:
         self._limit = min(self._limit, size)
 
     def wanted(self, now: float) -> int:
-        """Of a probe to send now, or 0. Call `probed` after it."""
+        """The size of a probe to send now, or 0. Call `probed` after it."""
         if not self.enabled or self._probing or now < self._next:
             return 0
         if not self._candidates:

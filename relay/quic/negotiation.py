@@ -16,7 +16,7 @@ LONG_HEADER = 0x80
 
 
 def answer(data: bytes, supported: Sequence[int]) -> bytes | None:
-    """To a long-header packet; `None` if it gets none."""
+    """The Version Negotiation packet that answers a long-header packet; `None` if it gets none."""
     version = int.from_bytes(data[1:5], "big")
     if version == VERSION_NEGOTIATION:
         return None  # two servers must not answer each other for ever

@@ -21,7 +21,7 @@ UDP_GRO = 104
 MAX_SEGMENTS = 64  # that the kernel cuts from one buffer
 MAX_BYTES = 65_000  # of one buffer: an IP packet holds 65,535
 REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
-"""Of kernels and network cards that cannot segment."""
+"""Errors of kernels and network cards that cannot segment."""
 
 CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, "CMSG_SPACE") else 0
 """Bytes of received control messages: UDP_GRO and `in6_pktinfo`, the larger address."""
@@ -29,7 +29,7 @@ CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, 
 ControlMessage: TypeAlias = tuple[int, int, bytes]
 
 Source: TypeAlias = tuple[ControlMessage, ...]
-"""Of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
+"""The source of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
 
 MOST_SOURCES = 1024  # cached: a host may have a whole IPv6 network of them
 _IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
@@ -124,7 +124,7 @@ def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
 
 
 def _source(level: int, kind: int, data: bytes) -> Source:
-    """Of the answer to a pktinfo message. Only link-local addresses fix the interface."""
+    """The source of the answer to a pktinfo message. Only link-local addresses fix the interface."""
     if level == socket.IPPROTO_IP and kind == _IPV4_INFO:
         # `ipi_spec_dst` is an address of ours even if the datagram was broadcast.
         _, local, _ = struct.unpack("=i4s4s", data)
@@ -148,7 +148,7 @@ def _ipv4_source(local: bytes) -> Source:
 
 
 def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
-    """For one call each: cut every `size` bytes they are the datagrams."""
+    """Group buffers for one call each: cut every `size` bytes they are the datagrams."""
     most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []
     total = most

@@ -32,7 +32,7 @@ KEY_PHASE: Final = 0x04  # bits of the first byte (RFC 9000, 17.3.1)
 RESERVED: Final = 0x18
 PACKETS_PER_KEY: Final = 1 << 22  # half of AES-GCM's limit (RFC 9001, 6.6)
 FAILURES: Final = 1 << 36
-"""To authenticate (RFC 9001, 6.6): the limit of ChaCha20-Poly1305, below AES-GCM's."""
+"""Packets that may fail to authenticate (RFC 9001, 6.6): the limit of ChaCha20-Poly1305, below AES-GCM's."""
 
 CHACHA20: Final = 0x1303
 _FIVE: Final = bytes(5)
@@ -83,7 +83,7 @@ class Keys(Protocol):
 
 
 class PureKeys:
-    """In Python, for every cipher."""
+    """Packet keys in Python, for every cipher."""
 
     def __init__(self, suite: int, key: bytes, iv: bytes, header_key: bytes) -> None:
         self._iv: int = int.from_bytes(iv, "big")
@@ -141,7 +141,7 @@ class PureKeys:
                 return self._seal(payloads, number, number_size, flags, cid), cursor
 
     def _seal(self, payloads: list[bytes], number: int, number_size: int, flags: int, cid: bytes) -> bytes:
-        """Then protect the headers with one set of masks (RFC 9001, 5.4)."""
+        """Seal, then protect the headers with one set of masks (RFC 9001, 5.4)."""
         seal, iv = self._aead.encrypt, self._iv
         head = bytes((flags,)) + cid
         limit = 1 << 8 * number_size
@@ -214,7 +214,7 @@ class PureKeys:
         return len(chunks), kind, stream_id, begin, b"".join(chunks), fin
 
     def _masks(self, samples: list[bytes]) -> bytes:
-        """Of the headers, `SAMPLE` bytes each."""
+        """The masks of the headers, `SAMPLE` bytes each."""
         if not self._chacha20:
             return self._headers.update(b"".join(samples))  # unchained: one call makes many
         masks: list[bytes] = []
@@ -225,7 +225,7 @@ class PureKeys:
 
 
 def full_number(truncated: int, size: int, expected: int) -> int:
-    """From `size` sent bytes (RFC 9000, A.3). `expected` is the next number."""
+    """A packet number of which `size` bytes are sent (RFC 9000, A.3). `expected` is the next number."""
     window = 1 << 8 * size
     number = (expected & -window) | truncated
     if number + window // 2 <= expected and number + window < 1 << 62:

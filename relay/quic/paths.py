@@ -34,7 +34,7 @@ class Path:
 
     @property
     def has_frames(self) -> bool:
-        """That must travel on this path."""
+        """Frames are due that must travel on this path."""
         return self.challenge_due or bool(self.responses)
 
     @property

@@ -30,11 +30,11 @@ from relay.quic.varint import read_varint
 logger = get_logger("relay.transport")
 
 NAME: Final = re.compile(r"[0-9a-f]{16,40}\.qlog")
-"""By the client's first connection id. Other files are left alone."""
+"""Our file names, by the client's first connection id. Other files are left alone."""
 
 
 class Trace(QuicLoggerTrace):
-    """Of one connection. Beyond `most`, the first half and the newest half are kept."""
+    """The events of one connection. Beyond `most`, the first half and the newest half are kept."""
 
     def __init__(self, directory: QlogDirectory, *, is_client: bool, odcid: bytes, most: int) -> None:
         super().__init__(is_client=is_client, odcid=odcid)
@@ -52,7 +52,7 @@ class Trace(QuicLoggerTrace):
         self._open: dict[str, Any] | None = None  # the newest, whose frames may still be filled in
 
     def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
-        """Of the handshake; frames may be filled in until the next event."""
+        """Log an event of the handshake, whose frames may be filled in until the next one."""
         if self.over:
             return
         super().log_event(category=category, event=event, data=data)
@@ -65,7 +65,7 @@ class Trace(QuicLoggerTrace):
         self._open = event
 
     def encode_transport_parameters(self, owner: str, parameters: QuicTransportParameters) -> dict[str, Any]:
-        """Without the token: who knows it can end the connection."""
+        """Omit the token: who knows it can end the connection."""
         data = super().encode_transport_parameters(owner, parameters)
         data.pop("stateless_reset_token", None)
         return data
@@ -96,7 +96,7 @@ class Trace(QuicLoggerTrace):
 
 
 class ConnectionTrace(PacketTrace):
-    """After the handshake."""
+    """The events of our connection, after those of its handshake."""
 
     def __init__(self, events: Trace, now: float, ack_delay_exponent: int = DELAY_EXPONENT) -> None:
         """`ack_delay_exponent` is the peer's."""
@@ -195,7 +195,7 @@ _FRAMES: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
         ("sequence_number", "ack_eliciting_threshold", "request_max_ack_delay", "reordering_threshold"),
     ),
 }
-"""Besides STREAM and ACK."""
+"""The frames besides STREAM and ACK."""
 
 _STREAM_TYPES: Final = {
     errors.MAX_STREAMS_BIDI: "bidirectional",
@@ -206,7 +206,7 @@ _STREAM_TYPES: Final = {
 
 
 def frames_of(plain: bytes, ack_delay_exponent: int = DELAY_EXPONENT) -> list[dict[str, Any]]:
-    """Without payload and tokens. An invalid frame is `unknown`, and ends the list."""
+    """The frames of a packet, without payload and tokens. An invalid one is `unknown`, and ends the list."""
     found: list[dict[str, Any]] = []
     at = 0
     try:
@@ -219,7 +219,7 @@ def frames_of(plain: bytes, ack_delay_exponent: int = DELAY_EXPONENT) -> list[di
 
 
 def _read_frame(plain: bytes, at: int, ack_delay_exponent: int) -> tuple[dict[str, Any], int]:
-    """With the position after it. Raises IndexError for an invalid frame."""
+    """A frame, and the position after it. Raises IndexError for an invalid one."""
     kind, begin = read_varint(plain, at)
     if kind == errors.PADDING:
         return {"frame_type": "padding"}, len(plain) - len(plain[at:].lstrip(b"\0"))
@@ -326,7 +326,7 @@ class QlogDirectory(QuicLogger):
         return trace
 
     def end_trace(self, trace: QuicLoggerTrace) -> None:
-        """Unless the closed connection received only noise."""
+        """Write the file, unless the closed connection received only noise."""
         assert isinstance(trace, Trace)
         trace.over = True
         if not trace.received:

@@ -44,7 +44,7 @@ class Ranges:
         return self.stops.pop(0)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Of `start` to `stop`, in no range."""
+        """The parts of `start` to `stop` that are in no range."""
         found: list[tuple[int, int]] = []
         index = bisect_right(self.stops, start)
         while start < stop and index < len(self.starts):

@@ -81,7 +81,7 @@ class Sent:
 
 
 class Recovery:
-    """Of the 1-RTT packet number space.
+    """Loss recovery of the 1-RTT packet number space.
 
     Size: loss detection, round trips and the counters of RFC 9002 change together with each packet.
     """
@@ -139,7 +139,7 @@ class Recovery:
         self.pacer.charge(size)
 
     def skip(self, number: int) -> None:
-        """It will never be sent."""
+        """The packet `number` will never be sent."""
         self.skipped.append(number)
         if len(self.skipped) > MOST_SKIPPED:
             del self.skipped[0]
@@ -147,7 +147,7 @@ class Recovery:
     # -- acknowledgements
 
     def read_ack(self, plain: bytes, at: int, next_number: int, delay_exponent: int) -> int:
-        """After its type (RFC 9000, 19.3). Returns the position after its ranges.
+        """Read an ACK frame after its type (RFC 9000, 19.3). Returns the position after its ranges.
 
         Raises QuicError, and IndexError if the frame ends early.
         """
@@ -248,7 +248,7 @@ class Recovery:
         self.acked_acks = max(self.acked_acks, record.acks)
 
     def settle(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
-        """Since the last call (RFC 9002, A.7). `in_use`: the window was used."""
+        """Apply the acknowledgements since the last call (RFC 9002, A.7). `in_use`: the window was used."""
         if not self._news:
             return
         self._news = False
@@ -373,11 +373,11 @@ class Recovery:
         return self.rtt + max(4 * self.rtt_variance, GRANULARITY) + self.max_ack_delay
 
     def probe_timeout(self) -> float:
-        """In seconds, without backing off."""
+        """One probe time-out in seconds, without backing off."""
         return self._probe_timeout()
 
     def probe_at(self) -> float:
-        """Of `on_timer`: a loss or a probe time-out; -1.0 for never."""
+        """When `on_timer` is due: a loss or a probe time-out; -1.0 for never."""
         if self.loss_time >= 0:
             return self.loss_time
         if not self.outstanding:

@@ -15,7 +15,7 @@ LONGEST = 43  # bytes of ours: looks like a short packet with the longest connec
 
 
 class ResetTokens:
-    """Of a secret."""
+    """The stateless reset tokens that belong to a secret."""
 
     __slots__ = ("_random", "_secret")
 
@@ -27,11 +27,11 @@ class ResetTokens:
         self._random = source
 
     def token_of(self, cid: bytes) -> bytes:
-        """Of a connection id of ours."""
+        """The token of a connection id of ours."""
         return hmac.digest(self._secret, cid, hashlib.sha256)[:TOKEN]
 
     def answer(self, datagram: bytes, cid_size: int) -> bytes | None:
-        """To a packet of an unknown connection; `None` if none may be sent.
+        """The reset that answers a packet of an unknown connection; `None` if none may be sent.
 
         It is smaller than the packet, so two ends without state do not answer each other for ever.
         """

@@ -11,16 +11,16 @@ class QuicSettings:
     """Transport parameters of our endpoints. Sizes are bytes, times are seconds."""
 
     idle_timeout: float = 10.0
-    """Of silence, until a connection is dead. The smaller of both ends' values holds."""
+    """A connection that is silent for so long is dead. The smaller of both ends' values holds."""
 
     keep_alive: float = 4.0
-    """Of silence, until a ping; 0 never pings."""
+    """A connection that heard nothing for so long is pinged; 0 never pings."""
 
     max_streams_bidi: int = 1024
-    """Of a peer, open at once: announces, subscriptions, fetches."""
+    """Streams that a peer may have open at once: announces, subscriptions, fetches."""
 
     max_streams_uni: int = 1024
-    """Of a peer, open at once: one per group."""
+    """Streams that a peer may have open at once: one per group."""
 
     stream_window: int = 1_250_000
     """Unread, on one stream."""
@@ -40,7 +40,7 @@ class QuicSettings:
     """`bbr` does not take every loss for congestion: [when to choose it](delivery.md#on-a-lossy-path)."""
 
     socket_buffer: int = 4 * 1024 * 1024
-    """Of the kernel, for receiving and sending; it may grant less."""
+    """The kernel's buffers for receiving and sending; it may grant less."""
 
     native: bool = True
     """The compiled kernel encrypts and decrypts packets, if it was built; otherwise Python does."""

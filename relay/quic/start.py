@@ -41,7 +41,7 @@ class PeerParameters:
 
 @dataclass(slots=True, eq=False)
 class Start:
-    """Of a connection."""
+    """What a connection begins with."""
 
     is_client: bool
     version: int  # of QUIC

@@ -128,7 +128,7 @@ class StreamTable(StreamOwner):
         return priority, -self._openings
 
     def open(self, priority: int, *, unidirectional: bool) -> Stream:
-        """It has no id until its first packet is made and the peer's limit allows it."""
+        """The stream has no id until its first packet is made and the peer's limit allows it."""
         return Stream(
             self,
             -1,
@@ -266,7 +266,7 @@ class StreamTable(StreamOwner):
             self._gathered += len(data)
 
     def deliver(self) -> None:
-        """What was gathered."""
+        """Deliver what was gathered."""
         stream = self._gathering
         if stream is None:
             return
@@ -449,7 +449,7 @@ class StreamTable(StreamOwner):
         return sum(stream.out.sent - stream.out.acked for stream in self._by_id.values())
 
     def discard_ended(self) -> None:
-        """On both sides; lets the peer open new streams (RFC 9000, 4.6)."""
+        """Forget streams that have ended on both sides, and let the peer open new ones (RFC 9000, 4.6)."""
         ended, self._ended = self._ended, []
         for stream in ended:
             if not (stream.out.done and stream.into.done) or self._by_id.pop(stream.id, None) is None:

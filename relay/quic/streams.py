@@ -47,7 +47,7 @@ class StreamOwner:
         raise NotImplementedError
 
     def wire_code(self, code: int) -> int:
-        """Of a session's code."""
+        """The code on the wire of a session's code."""
         raise NotImplementedError
 
 
@@ -113,7 +113,7 @@ class SendHalf:
     # -- to packets
 
     def take_lost(self, room: int) -> tuple[int, int, bytes]:
-        """At most `room` bytes: start, stop, data."""
+        """The first lost bytes, at most `room`: start, stop, data."""
         start, end = self.lost[0]
         stop = min(end, start + room)
         if stop == end:
@@ -386,5 +386,5 @@ class Stream(Sender):
         self.owner.stream_control(self)
 
     def prioritize(self, priority: int) -> None:
-        """Of unsent data."""
+        """Change the urgency of unsent data."""
         self.owner.stream_reordered(self, (priority, self.order[1]))

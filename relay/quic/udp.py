@@ -17,8 +17,8 @@ from relay.quic import offload
 logger = get_logger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
-"""As the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket the last element is
-the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9).
+"""An address as the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket the last
+element is the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9).
 """
 
 DRAIN_DATAGRAMS = 256  # per socket and loop turn: a flood leaves time for other work
@@ -33,7 +33,7 @@ CERTAIN = 8  # after so many single reads in a row, the next so many skip the se
 
 
 class Receiver(Protocol):
-    """Of datagrams."""
+    """A receiver of datagrams."""
 
     def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None: ...
 
@@ -107,7 +107,7 @@ class UdpSocket:
         return str(name[0]), int(name[1])
 
     def connect(self, address: Address) -> Address:
-        """To one peer, and receive ICMP errors. Returns the peer's address as received from."""
+        """Connect to one peer, and receive ICMP errors. Returns the peer's address as received from."""
         self.sock.connect(address)
         self._connected = True
         peer: Address = self.sock.getpeername()
@@ -162,7 +162,7 @@ class UdpSocket:
         return True
 
     def _refuses(self, address: Address) -> bool:
-        """Segmentation, recently."""
+        """The kernel refused segmentation to it recently."""
         until = self._refusing.get(address)
         if until is None:
             return False

@@ -13,7 +13,7 @@ SOON_PART: Final = 6  # of the whole life left: tools renew with a third left
 
 
 def validity_warning(certificate: x509.Certificate, now: dt.datetime) -> str | None:
-    """At `now`, which has a time zone."""
+    """The warning at `now`, which has a time zone."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= ends:
         return f"expired on {_written(ends)}, so clients refuse it"

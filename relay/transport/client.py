@@ -1,4 +1,4 @@
-"""From a URL to a session: name resolution, the race between addresses, the certificate check.
+"""Dialling, from a URL to a session: name resolution, the race between addresses, the certificate check.
 
 Logs and errors show no query of a URL: it may hold a token.
 """
@@ -160,7 +160,7 @@ async def connect_websocket(
     timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
     runtime: Runtime = SYSTEM,
 ) -> FramedSession:
-    """As `connect`. `offer` narrows the subprotocols; an empty one offers none."""
+    """As `connect`, over WebSocket. `offer` narrows the subprotocols; an empty one offers none."""
     target, _ = _parse(url, WEBSOCKET_PORTS)
     import aiohttp  # slow to import
 

@@ -26,7 +26,7 @@ class TokenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Dialler:
-    """For cluster members."""
+    """Dials cluster members."""
 
     versions: tuple[AnyVersion, ...]
     settings: QuicSettings
@@ -35,7 +35,7 @@ class Dialler:
     runtime: Runtime = SYSTEM
     token: Path | None = None  # read for each attempt, so that it can be replaced
     tokens: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
-    """Of single targets: a file, or the token itself."""
+    """The tokens of single targets: a file, or the token itself."""
 
     def check(self, target: str) -> str | None:
         """Return the token. Raises CertificateError or TokenError if every attempt would fail."""

@@ -30,7 +30,7 @@ H3_MESSAGE_ERROR = 0x10E
 HEADERS_LIMIT = 64 * 1024  # bytes; a token in the path is the largest part
 CONTROL_LIMIT = 16 * 1024  # bytes of a buffered frame on the control stream; SETTINGS have some dozens
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
-"""Before HEADERS on a request stream. Unknown types are skipped."""
+"""Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
 
 
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
@@ -75,7 +75,7 @@ class QuicAdapter:
 
 
 class Http3(H3Connection):
-    """With the settings of every WebTransport draft in use."""
+    """HTTP/3 with the settings of every WebTransport draft in use."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(QuicAdapter(connection), enable_webtransport=True)  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ class Http3(H3Connection):
                 self._quic.send_stream_data(self._local_decoder_stream_id, cancelled)
 
     def waiting(self, stream_id: int) -> int:
-        """Of an incomplete frame."""
+        """Buffered bytes of an incomplete frame."""
         stream = self._stream.get(stream_id)
         return 0 if stream is None else len(stream.buffer)
 

@@ -140,7 +140,7 @@ class SendingSide:
         self._scheduled = False
 
     def stream(self, priority: int, *, unidirectional: bool, opened_by_peer: bool) -> MemoryStream:
-        """Of a new stream."""
+        """This end's view of a new stream."""
         self._streams += 1
         order = (priority, -self._streams)
         return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=opened_by_peer)
@@ -154,7 +154,7 @@ class SendingSide:
         self.schedule()
 
     def forget(self, stream: MemoryStream) -> None:
-        """Once both halves are over; returns its credit."""
+        """Forget the stream once both halves are over, and return its credit."""
         self.queue.remove(stream)
         for end in (stream, stream.twin):
             if end is None or end.sending or end.receiving:

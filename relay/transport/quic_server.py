@@ -45,7 +45,7 @@ RESETS_BURST: Final = 10_000  # ... at once: all clients of a restarted relay
 
 
 class QuicServer(Endpoint):
-    """For raw QUIC and WebTransport.
+    """A server for raw QUIC and WebTransport on one port.
 
     Size: what a server adds to an endpoint: address, certificates, admission, qlog, draining.
     """
@@ -101,7 +101,7 @@ class QuicServer(Endpoint):
         return sum(sock.segments_refused for sock in self._sockets)
 
     def use(self, limits: Limits) -> None:
-        """To new connections."""
+        """Apply other limits to new connections."""
         self.limits = limits
         self.packet_time = limits.packet_time
         self._admission.use(limits)

@@ -34,7 +34,7 @@ CREDIT: Final = {errors.STREAM_LIMIT_ERROR: "max_streams", errors.FLOW_CONTROL_E
 
 
 class SessionLostError(Exception):
-    """Before it was established. `kind` is the layer that closed it."""
+    """A session ended before it was established. `kind` is the layer that closed it."""
 
     def __init__(self, kind: str, code: int | None, reason: str, *, by_peer: bool) -> None:
         super().__init__(reason)
@@ -54,19 +54,19 @@ def kind_of(close: Close) -> str:
 
 
 def lost_of(close: Close) -> SessionLostError:
-    """Of a connection closed during its handshake."""
+    """The error of a connection that was closed during its handshake."""
     kind = kind_of(close)
     reason = "idle timeout" if close.idle else close.reason or f"{kind} error {close.code:#x}"
     return SessionLostError(kind, close.code, reason, by_peer=close.by_peer)
 
 
 def wire_code(code: int) -> int:
-    """Of a reset or stop, the same on raw QUIC and WebTransport."""
+    """The code of a reset or stop on the wire, the same on raw QUIC and WebTransport."""
     return to_http3(code if 0 <= code <= MAX_CODE else 0)
 
 
 def plain_code(code: int) -> int:
-    """Of a received reset or stop; 0 if it is none."""
+    """The moq code of a received reset or stop; 0 if there is none."""
     return from_http3(code) or 0
 
 
@@ -156,7 +156,7 @@ class QuicSession(Handler):
         )
 
     async def wait_closed(self) -> None:
-        """Until the connection is removed and, on a client, its socket released."""
+        """Wait until the connection is removed and, on a client, its socket released."""
         await self.driver.wait_gone()
 
     # -- from the driver
@@ -212,7 +212,7 @@ class QuicSession(Handler):
         self._emit(Pong())
 
     def closed(self, close: Close) -> None:
-        """Unless the session ended before."""
+        """End the session, unless it ended before."""
         kind = kind_of(close)
         if kind == "transport" and not close.by_peer and close.code in CREDIT:
             self.driver.endpoint.refused[CREDIT[close.code]] += 1
@@ -242,7 +242,7 @@ class QuicSession(Handler):
         self.driver.touch()
 
     def _application_code(self, code: int) -> int | None:
-        """Of a received application close."""
+        """The moq code of a received application close."""
         return code
 
     def _emit(self, event: Event) -> None:

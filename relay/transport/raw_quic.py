@@ -14,7 +14,7 @@ OLDEST_ALPN = "moql-01"  # the 0.9.3 generation, which closes with the bare HTTP
 
 
 class RawSession(QuicSession):
-    """On a server it is also the `SessionRequest`."""
+    """A session with a connection of its own. On a server it is also the `SessionRequest`."""
 
     transport = "quic"
 

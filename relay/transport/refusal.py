@@ -14,6 +14,6 @@ def challenge(reason: str) -> str:
 
 
 def answered(status: int, field: str | None) -> str:
-    """With the reason in `www-authenticate`."""
+    """Describe a rejection, with the reason in `www-authenticate`."""
     found = _DESCRIPTION.search(field or "")
     return f"the server answered {status}" + (f", {found[1]}" if found and found[1] else "")

@@ -10,7 +10,7 @@ from mypy_extensions import mypyc_attr
 
 
 class SendState(Enum):
-    """Of a stream."""
+    """The send state of a stream."""
 
     IDLE = "idle"  # nothing to send
     READY = "ready"
@@ -31,7 +31,7 @@ class Sender:
 
 
 class StreamOwner(Protocol):
-    """As its streams see it. Streams without a number wait for stream credit."""
+    """A session as its streams see it. Streams without a number wait for stream credit."""
 
     ended: bool  # `SessionClosed` was queued
 
@@ -114,7 +114,7 @@ class SendQueue(Generic[S]):
         stream.send_state = SendState.IDLE
 
     def reorder(self, stream: S, order: tuple[int, int]) -> None:
-        """In any state."""
+        """Change the urgency of a stream in any state."""
         if stream.send_state is SendState.READY:
             self.remove(stream)
             stream.order = order

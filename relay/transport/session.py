@@ -17,7 +17,7 @@ CONTROL_PRIORITY = 1 << 62  # above every group
 
 
 class Stream(Protocol):
-    """Of either side. Calls on an ended half do nothing: the event of the end may be on its way."""
+    """A stream of either side. Calls on an ended half do nothing: the event of the end may be on its way."""
 
     id: int  # for logs, unique per session; -1 while a stream waits for stream credit
     unidirectional: bool
@@ -32,7 +32,7 @@ class Stream(Protocol):
         """Drops queued data."""
 
     def prioritize(self, priority: int) -> None:
-        """Of unsent data, see `open_uni`."""
+        """Change the priority of unsent data, see `open_uni`."""
 
     def stop(self, code: int) -> None:
         """No more data events follow; a reset event may."""
@@ -50,7 +50,7 @@ class Stream(Protocol):
 
 
 class StreamData(NamedTuple):
-    """In order. The first event of an unknown stream also opens it."""
+    """The next bytes of a stream, in order. The first event of an unknown stream also opens it."""
 
     stream: Stream
     data: bytes
@@ -58,21 +58,21 @@ class StreamData(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """Of the peer's send half. No more data follows."""
+    """The peer aborted its send half. No more data follows."""
 
     stream: Stream
     code: int
 
 
 class StreamStopped(NamedTuple):
-    """By the peer: the transport has already reset our half."""
+    """The peer stopped our half of the stream: the transport has already reset it."""
 
     stream: Stream
     code: int
 
 
 class DatagramReceived(NamedTuple):
-    """Without the transport's prefix."""
+    """A datagram without the transport's prefix."""
 
     data: bytes
 
@@ -105,7 +105,7 @@ class SessionStats:
 
 
 class Session(Protocol):
-    """Accepted or dialled."""
+    """A session, accepted or dialled."""
 
     transport: str  # `quic`, `webtransport`, `websocket` or `memory`
     remote: str  # `host:port`, for logs
@@ -116,7 +116,7 @@ class Session(Protocol):
 
     @property
     def version(self) -> AnyVersion | None:
-        """By ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02, moq-transport-14)."""
+        """Known by ALPN or subprotocol; `None` if SETUP decides (moq-lite-01 and 02, moq-transport-14)."""
 
     @property
     def datagram_limit(self) -> int:
@@ -136,7 +136,7 @@ class Session(Protocol):
         """Higher `priority` is sent first. Without credit the stream waits."""
 
     def send_datagram(self, data: bytes) -> None:
-        """Or drop it."""
+        """Send or drop a datagram."""
 
     def ping(self) -> None:
         """A `Pong` follows if the peer answers."""
@@ -151,7 +151,7 @@ class Session(Protocol):
         """A `SessionClosed` event with `by_peer=False` follows."""
 
     def stats(self) -> SessionStats:
-        """Now."""
+        """The present values."""
 
 
 class SessionRequest(Protocol):
@@ -171,4 +171,4 @@ class SessionRequest(Protocol):
         """The version is the first offered one that the listener supports."""
 
     def reject(self, status: int, reason: str) -> None:
-        """With an HTTP status if the transport has one, else with the matching session code."""
+        """Reject with an HTTP status if the transport has one, else with the matching session code."""

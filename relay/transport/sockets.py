@@ -37,7 +37,7 @@ def bind_udp(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """By the same rules."""
+    """Bind TCP sockets by the rules of `bind_udp`."""
     return _bind(host, port, socket.SOCK_STREAM)
 
 

@@ -30,7 +30,7 @@ class Role(Enum):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class WebTransportSession(QuicSession):
-    """Of client and server.
+    """The common part of client and server.
 
     Size: a session, and the state of the HTTP/3 connection that carries it alone.
     """
@@ -196,7 +196,7 @@ class WebTransportSession(QuicSession):
     def _on_request_data(
         self, stream: Stream, reader: http3.HeadersReader, data: bytes, *, fin: bool
     ) -> None:
-        """Of a request, or of the response to ours, until its HEADERS are complete."""
+        """Read a request, or the response to ours, until its HEADERS are complete."""
         frame = reader.feed(data)
         if frame is not None:
             self._h3_event(StreamDataReceived(data=frame, end_stream=False, stream_id=stream.id))

@@ -39,7 +39,7 @@ def _parsed(header: str) -> tuple[str, ...]:
 
 
 class WebTransportServerSession(WebTransportSession):
-    """Also its `SessionRequest`."""
+    """The server's session, which is also its `SessionRequest`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class WebTransportServerSession(WebTransportSession):
         return self.version is not None and self.version.has_setup_token
 
     def accept(self) -> WebTransportServerSession:
-        """With 200."""
+        """Answer the CONNECT request with 200."""
         if self.ended or self._accepted:
             return self
         self._accepted = True
@@ -116,7 +116,7 @@ class WebTransportServerSession(WebTransportSession):
         return self
 
     def reject(self, status: int, reason: str = "") -> None:
-        """And close the connection soon after."""
+        """Answer the CONNECT request with `status`, and close the connection soon after."""
         if self.ended or self._accepted:
             return
         headers = [(b":status", str(status).encode())]

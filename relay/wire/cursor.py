@@ -70,7 +70,7 @@ class Cursor:
         return text_of(self.sized())
 
     def path(self) -> str:
-        """In normal form."""
+        """Read a path in normal form."""
         return path_of(self.text())
 
     def done(self) -> None:

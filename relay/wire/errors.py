@@ -19,7 +19,7 @@ from relay.wire.version import Version
 
 
 class SessionCode(IntEnum):
-    """Of sessions; the numbers are not those of `StreamCode`."""
+    """The codes of closed sessions; the numbers are not those of `StreamCode`."""
 
     NO_ERROR = 0
     INTERNAL = 1
@@ -33,7 +33,7 @@ class SessionCode(IntEnum):
 
 
 class StreamCode(IntEnum):
-    """Of a reset or stop."""
+    """The codes of a reset or stop."""
 
     INTERNAL = 0
     CANCELLED = 1
@@ -154,26 +154,26 @@ class ProtocolViolation(WireError):
 
 
 class DuplicateAnnounce(ProtocolViolation):
-    """In a version where it means nothing else."""
+    """A live path is announced again, in a version where that means nothing else."""
 
     old_code = OldCode.DUPLICATE
 
 
 class UnknownAnnounce(ProtocolViolation):
-    """Of an end or change."""
+    """An announcement that is not live ends or changes."""
 
     old_code = OldCode.NOT_FOUND
 
 
 class NoCommonVersion(ProtocolViolation):
-    """None of the other side's."""
+    """We know none of the other side's versions."""
 
     session_code = SessionCode.VERSION_NEGOTIATION
     old_code = OldCode.VERSION
 
 
 def afresh(error: WireError) -> WireError:
-    """Without a traceback, which would refer back to the error's keeper."""
+    """A copy without a traceback, which would refer back to the error's keeper."""
     return type(error)(*error.args)
 
 

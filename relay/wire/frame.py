@@ -109,7 +109,7 @@ class Datagram:
 
     @classmethod
     def decode(cls, data: bytes, version: Version) -> Self:
-        """Without WebTransport's prefix."""
+        """Read a datagram without WebTransport's prefix."""
         require(version, Version.LITE_05, "datagram")
         cursor = Cursor(data)
         subscribe_id, sequence, timestamp = cursor.varint(), cursor.varint(), cursor.varint()
@@ -129,12 +129,12 @@ def frame_header_timed(delta: int, size: int) -> bytes:
 
 
 def group_header(version: Version, header: GroupHeader) -> bytes:
-    """With the stream's type."""
+    """The type and header of a group stream."""
     return b"\x00" + header.encode(version)
 
 
 def setup_stream(version: Version, setup: Setup) -> bytes:
-    """With the stream's type."""
+    """The type and message of a Setup stream."""
     return encode_varint(UniType.SETUP) + setup.encode(version)
 
 

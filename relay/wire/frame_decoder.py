@@ -210,7 +210,7 @@ class UniDecoder:
         return [message]
 
     def _message(self, source: bytes | bytearray) -> tuple[GroupHeader | Setup, int] | None:
-        """With the offset after it; None while incomplete."""
+        """The message and the offset after it; None while incomplete."""
         kind = decode_varint(source)
         if kind is None:
             return None

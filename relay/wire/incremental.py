@@ -66,7 +66,7 @@ class Incremental(Generic[Item]):
         raise NotImplementedError
 
     def _inside(self) -> bool:
-        """Without buffered bytes."""
+        """The stream is inside a message, though no bytes are buffered."""
         return False
 
     def _waiting(self) -> bool:
@@ -84,7 +84,7 @@ class Incremental(Generic[Item]):
         return None if found is None else self._body(*found)
 
     def _body(self, size: int, start: int) -> bytes | None:
-        """Within the limit."""
+        """Read a body of `size` bytes from `start`, within the limit."""
         if size > self.max_message:
             raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
         end = start + size

@@ -101,7 +101,7 @@ class StopSending(NamedTuple):
 
 
 class MaxData(NamedTuple):
-    """On all streams together, since the beginning."""
+    """Bytes allowed on all streams together, since the beginning."""
 
     limit: int
 
@@ -110,7 +110,7 @@ class MaxData(NamedTuple):
 
 
 class MaxStreamData(NamedTuple):
-    """Since the beginning of the stream."""
+    """Bytes allowed on one stream, since its beginning."""
 
     stream_id: int
     limit: int
@@ -130,7 +130,7 @@ class MaxStreams(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """By one of our limits. For logs: we raise limits unasked."""
+    """The peer has reached one of our limits. For logs: we raise limits unasked."""
 
     kind: int
 
@@ -150,7 +150,7 @@ class Close(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Or the answer."""
+    """A ping, or its answer."""
 
     sequence: int
     response: bool = False
@@ -256,7 +256,7 @@ Frame: TypeAlias = (
 
 
 def stream_header(stream_id: int, offset: int, size: int, *, fin: bool) -> bytes:
-    """Of `size` bytes."""
+    """The header of `size` bytes of a stream."""
     return _frame(Kind.STREAM | OFF | LEN | (FIN if fin else 0), stream_id, offset, size)
 
 
@@ -296,7 +296,7 @@ def _read_stream(cursor: Cursor, kind: int) -> StreamFrame:
 
 
 def _read_reset_at(cursor: Cursor) -> ResetStream:
-    """As a plain reset: messages keep order, so all data before it is here."""
+    """Read it as a plain reset: messages keep order, so all data before it is here."""
     frame = ResetStream(cursor.varint(), cursor.varint(), cursor.varint())
     if cursor.varint() > frame.final_size:
         raise ProtocolViolation("a reset promises more than the stream has")

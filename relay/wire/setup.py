@@ -113,7 +113,7 @@ REPLY_LEAD: Final = {
     SetupForm.COMPAT: encode_varint(0x41),
     SetupForm.DRAFT14: encode_varint(0x21),
 }
-"""Of the server's reply."""
+"""The first bytes of the server's reply."""
 
 _PATH_KEY: Final = 1
 
@@ -151,7 +151,7 @@ class ClientSetup:
 
     @property
     def path(self) -> str | None:
-        """With the query: a client on raw QUIC sends it in the form DRAFT14."""
+        """The path with the query: a client on raw QUIC sends it in the form DRAFT14."""
         value = self.params.get(_PATH_KEY) if self.form is SetupForm.DRAFT14 else None
         return text_of(value) if isinstance(value, bytes) else None
 

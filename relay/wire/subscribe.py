@@ -64,7 +64,7 @@ def _read_long(cursor: Cursor) -> tuple[int, bool, int, int | None, int | None]:
 
 
 def _read_range(cursor: Cursor, version: Version) -> _Range:
-    """In the order of the classes."""
+    """Read the common fields, in the order of the classes."""
     if version <= Version.LITE_02:
         return cursor.byte(), False, 0, None, None, 0, None
     if version <= Version.LITE_05:

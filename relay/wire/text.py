@@ -27,7 +27,7 @@ def text_of(data: bytes | bytearray | memoryview) -> str:
 
 
 def path_of(text: str) -> str:
-    """In normal form; PathTooDeep beyond the segment limit."""
+    """The path in normal form; PathTooDeep beyond the segment limit."""
     try:
         return checked(text)
     except ValueError as error:

@@ -39,12 +39,12 @@ class Version(IntEnum):
 
     @property
     def has_setup_exchange(self) -> bool:
-        """On the first bidirectional stream; it decides the version (01, 02)."""
+        """SETUP on the first bidirectional stream decides the version (01, 02)."""
         return self <= Version.LITE_02
 
     @property
     def has_setup_stream(self) -> bool:
-        """On a unidirectional stream of each side (05, 06)."""
+        """Each side sends SETUP on a unidirectional stream (05, 06)."""
         return self >= Version.LITE_05
 
     @property
@@ -74,17 +74,17 @@ class Version(IntEnum):
 
     @property
     def has_hops(self) -> bool:
-        """As a list of ids (04 and newer)."""
+        """Announcements list the ids of the relays that they passed (04 and newer)."""
         return self >= Version.LITE_04
 
     @property
     def counts_hops(self) -> bool:
-        """As a number alone (03)."""
+        """Announcements carry the number of relays alone (03)."""
         return self == Version.LITE_03
 
     @property
     def sender_is_listed(self) -> bool:
-        """Or counted (03, 04)."""
+        """The sender lists, or counts, itself among the hops (03, 04)."""
         return self in (Version.LITE_03, Version.LITE_04)
 
     @property
@@ -114,7 +114,7 @@ class Version(IntEnum):
 
     @property
     def has_timestamps(self) -> bool:
-        """And TRACK, FETCH and datagrams (05, 06)."""
+        """Frames carry a timestamp; there are TRACK, FETCH and datagrams (05, 06)."""
         return self >= Version.LITE_05
 
     @property
@@ -129,7 +129,7 @@ class Version(IntEnum):
 
     @property
     def maps_codes(self) -> bool:
-        """To those of HTTP/3, on raw QUIC, too."""
+        """The codes of streams are those of HTTP/3 on raw QUIC, too."""
         return True
 
     @property
@@ -174,7 +174,7 @@ class Draft(IntEnum):
 
     @property
     def has_timestamps(self) -> bool:
-        """And tracks have properties; there are fetches and datagrams."""
+        """Frames carry a timestamp; tracks have properties; there are fetches and datagrams."""
         return True
 
     @property
@@ -198,7 +198,7 @@ ALL_VERSIONS: Final[tuple[AnyVersion, ...]] = (
     *sorted(Version, reverse=True),
     *sorted(Draft, reverse=True),
 )
-"""In order of preference."""
+"""All versions, in order of preference."""
 
 ALPN_VERSIONS: Final[Mapping[str, AnyVersion | None]] = MappingProxyType(
     {
@@ -220,7 +220,7 @@ ALPN_VERSIONS: Final[Mapping[str, AnyVersion | None]] = MappingProxyType(
 
 
 def preferred(versions: Iterable[AnyVersion]) -> tuple[AnyVersion, ...]:
-    """Without repetition, best first."""
+    """The versions without repetition, best first."""
     wanted = set(versions)
     return tuple(version for version in ALL_VERSIONS if version in wanted)
 

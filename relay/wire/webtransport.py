@@ -21,25 +21,25 @@ _MAX_TYPE_AND_LENGTH: Final = 16
 
 
 def bidi_prefix(session_id: int) -> bytes:
-    """Of our bidi streams."""
+    """The first bytes of a bidi stream of ours."""
     return _BIDI + encode_varint(session_id)
 
 
 @functools.lru_cache(64)
 def uni_prefix(session_id: int) -> bytes:
-    """Of our unidirectional streams."""
+    """The first bytes of a unidirectional stream of ours."""
     return _UNI + encode_varint(session_id)
 
 
 class WebTransportClose(NamedTuple):
-    """With an unmapped code."""
+    """The peer closed the session, with an unmapped code."""
 
     code: int
     reason: str
 
 
 def encode_close_capsule(code: int, reason: str, in_data_frame: bool) -> bytes:  # noqa: FBT001 - named by callers
-    """In an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
+    """The close capsule, in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
 
     A reason over MAX_CLOSE_REASON bytes is cut at a character.
     """

@@ -9,7 +9,7 @@ from relay.wire.websocket import decode_plain, plain_close, plain_reset, plain_s
 
 
 class PlainFraming(Framing):
-    """Of `webtransport`."""
+    """The framing `webtransport`."""
 
     def handle(self, message: bytes) -> None:
         match decode_plain(message):

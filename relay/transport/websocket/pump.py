@@ -33,7 +33,7 @@ READ_TIME = 0.01  # seconds before other tasks run: a library with buffered mess
 
 
 class Socket(Protocol):
-    """Without automatic pongs or compression."""
+    """An open WebSocket without automatic pongs or compression."""
 
     async def receive(self) -> Any:
         """`type`, `data`, `extra`."""
@@ -76,7 +76,7 @@ class Pump:
         session.streams.wake = self._on_wake
 
     async def run(self) -> None:
-        """Until the session has ended and its close was sent, or the peer is gone."""
+        """Run until the session has ended and its close was sent, or the peer is gone."""
         _limit_kernel_buffer(self._ws.get_extra_info("socket"))
         writer = asyncio.create_task(self._guard(self._write()))
         reader = self._reader = asyncio.create_task(self._guard(self._read()))

@@ -74,7 +74,7 @@ class Window:
 
 
 class StreamFlow:
-    """Of one stream."""
+    """The limits of one stream."""
 
     __slots__ = ("credit", "send_limit")
 
@@ -179,7 +179,7 @@ class QmuxFlow(FlowControl):
 
 
 class Pings:
-    """Of both directions. `strict`: the peer's numbers must be right, as of draft 02."""
+    """The pings of both directions. `strict`: the peer's numbers must be right, as of draft 02."""
 
     __slots__ = ("_last", "_next", "sent")
 

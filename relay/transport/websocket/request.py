@@ -23,7 +23,7 @@ def make_session(
     query: str,
     clock: Callable[[], float],
 ) -> FramedSession:
-    """In the chosen framing."""
+    """A session in the chosen framing."""
     framing = PlainFraming if choice.draft is None else QmuxFraming
     return FramedSession(framing(choice, limits, clock), Opening(remote, is_client, path, query))
 

@@ -30,7 +30,7 @@ RTT_SHARE = 8  # weight of a new measurement, as in RFC 9002
 
 
 class Opcode(Enum):
-    """Of a WebSocket frame."""
+    """The opcode of a WebSocket frame."""
 
     BINARY = "binary"
     PING = "ping"
@@ -73,12 +73,12 @@ class Framing(StreamFraming):
 
     @property
     def measures_pongs(self) -> bool:
-        """By WebSocket pings."""
+        """The answers to WebSocket pings measure the round trip."""
         return True
 
     @property
     def ping_interval(self) -> float:
-        """In seconds."""
+        """Seconds between our pings."""
         return KEEP_ALIVE
 
     def handle(self, message: bytes) -> None:
@@ -89,7 +89,7 @@ class Framing(StreamFraming):
         raise NotImplementedError
 
     def ping(self) -> None:
-        """The framing's own."""
+        """Send a ping of the framing's own."""
 
     def deadline(self) -> tuple[float, str]:
         """When the session ends if no frame comes, and the reason."""
@@ -253,7 +253,7 @@ class FramedSession:
         )
 
     async def wait_closed(self) -> None:
-        """Until its socket is released, too."""
+        """Wait until the session has ended and its socket is released."""
         await self.released.wait()
 
     # -- for the pump
@@ -336,7 +336,7 @@ class FramedSession:
         return Outgoing(Opcode.BINARY, message)
 
     def _send_ping(self) -> None:
-        """In every way that the framing has."""
+        """Ping in every way that the framing has."""
         if not any(signal.opcode is Opcode.PING for signal in self._signals):  # one queued ping is enough
             self._signals.append(Outgoing(Opcode.PING, b""))
             self.alive.pinged()

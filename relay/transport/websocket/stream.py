@@ -13,7 +13,7 @@ from relay.transport.sending import Sender, StreamOwner
 
 
 class OpenedStreams:
-    """Of one kind, by index. One beyond the last opens all between."""
+    """The peer's streams of one kind, by index. One beyond the last opens all between."""
 
     __slots__ = ("_count", "_unseen", "over")
 
@@ -35,7 +35,7 @@ class OpenedStreams:
 
 
 class SendBuffer:
-    """Of a stream."""
+    """The queued data of a stream."""
 
     __slots__ = ("chunks", "fin", "queued", "sent")
 

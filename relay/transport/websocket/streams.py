@@ -18,7 +18,7 @@ MAX_HEADER = 24  # bytes that a frame adds to its payload
 
 
 class StreamFraming:
-    """Of frames, in one framing."""
+    """The form of a stream's frames, in one framing."""
 
     packs = False  # several frames in a message
     strict = False  # an invalid stream's frame ends the session; the oldest peers expect us to ignore it
@@ -35,26 +35,26 @@ class StreamFraming:
 
 
 class FlowControl:
-    """Of both directions: here only the number of the peer's open streams."""
+    """The limits of both directions: here only the number of the peer's open streams."""
 
     def __init__(self, max_streams: int) -> None:
         self.max_streams = max_streams
 
     def begin(self, stream: FramedStream) -> None:
-        """It has got its number."""
+        """The stream has got its number."""
 
     def may_open(self, index: int, *, unidirectional: bool) -> bool:  # noqa: ARG002
         """The peer allows it, by index in its kind."""
         return True
 
     def send_credit(self, stream: FramedStream) -> int:  # noqa: ARG002
-        """Bytes."""
+        """Bytes that the stream may send now."""
         return MAX_PAYLOAD
 
     def sent(self, size: int) -> None: ...
 
     def count(self, stream: FramedStream, size: int) -> bool:  # noqa: ARG002
-        """Of received bytes. True if a limit is to be raised. Raises WireError beyond the limit."""
+        """Count received bytes. True if a limit is to be raised. Raises WireError beyond the limit."""
         return False
 
     def released(self, *, unidirectional: bool) -> bool:  # noqa: ARG002
@@ -66,12 +66,12 @@ class FlowControl:
         return self.max_streams + over
 
     def next_frame(self, room: int) -> bytes | None:  # noqa: ARG002
-        """Of at most `room` bytes, before stream data."""
+        """A frame of at most `room` bytes, to be sent before stream data."""
         return None
 
 
 class FramedStreams:
-    """Of one session, of either side."""
+    """The streams of one session, of either side."""
 
     def __init__(
         self, framing: StreamFraming, flow: FlowControl, emit: Callable[[Event], None], *, is_client: bool

@@ -22,7 +22,7 @@ class RequestKind(Enum):
 
 
 class Refusal(IntEnum):
-    """Of REQUEST_ERROR; the numbers are those of newer drafts."""
+    """The codes of REQUEST_ERROR; the numbers are those of newer drafts."""
 
     INTERNAL = 0x0
     UNAUTHORIZED = 0x1
@@ -47,7 +47,7 @@ class Refusal(IntEnum):
 
 
 class DoneStatus(IntEnum):
-    """Of PUBLISH_DONE; the numbers are those of newer drafts."""
+    """The codes of PUBLISH_DONE; the numbers are those of newer drafts."""
 
     INTERNAL = 0x0
     UNAUTHORIZED = 0x1
@@ -62,7 +62,7 @@ class DoneStatus(IntEnum):
 
 
 class SessionCode(IntEnum):
-    """Of a close; the same in all drafts."""
+    """The codes of a close; the same in all drafts."""
 
     NO_ERROR = 0x0
     INTERNAL = 0x1
@@ -89,7 +89,7 @@ class SessionCode(IntEnum):
 
 
 class ResetCode(IntEnum):
-    """Of a reset or stop; 14 and 16 know the first four."""
+    """The codes of a reset or stop; 14 and 16 know the first four."""
 
     INTERNAL = 0x0
     CANCELLED = 0x1
@@ -132,7 +132,7 @@ REFUSALS_14: Final[Mapping[Refusal, int]] = MappingProxyType(
         Refusal.EXPIRED_TOKEN: 0x12,
     }
 )
-"""Where a number has two meanings, the more frequent comes first."""
+"""The more frequent meaning comes first where a number has two."""
 
 DONE_CODES_NEW: Final[Mapping[DoneStatus, int]] = MappingProxyType({of: of.value for of in DoneStatus})
 DONE_CODES_OLD: Final[Mapping[DoneStatus, int]] = MappingProxyType(

@@ -36,7 +36,7 @@ from relay.wire.text import text_of
 from relay.wire.varint import MAX_VARINT
 
 SETUP: Final = 0x2F00
-"""Of the message, and of the stream that begins with it."""
+"""The type of the message, and of the stream that begins with it."""
 
 _MAX_BODY: Final = 0xFFFF
 _DEFAULT_PRIORITY: Final = 128
@@ -107,7 +107,7 @@ class _Field(NamedTuple):
 
 
 def _nothing(_: Writer, __: Any) -> None:
-    """No bytes."""
+    """Write no bytes."""
 
 
 def _read_largest(reader: Reader) -> Location | None:
@@ -341,7 +341,7 @@ class _Layout(NamedTuple):
     kind: int
     of: type[m.Message]
     fields: tuple[tuple[str, _Field], ...]
-    """By attribute; without a name the value is the whole message."""
+    """Names of attributes and their fields; without a name the value is the whole message."""
 
     variant: Any = None
     """What the type says: the request that a reply is for, or that the server speaks."""
@@ -395,7 +395,7 @@ _UNUSED_ALIAS: Final = (_UNUSED, _Field(Reader.varint, Writer.varint, 0))
 
 @cache
 def _layouts(profile: DraftProfile) -> MappingProxyType[int, _Layout]:
-    """By type."""
+    """The messages of a draft, by type."""
     new, fixed = profile.request_streams, profile.fixed_fields
     reply = () if new else (_ID,)
     wish = (_PRIORITY, _ORDER, _FORWARD, _FILTER) if fixed else ()
@@ -477,7 +477,7 @@ def _replies(reply: tuple[tuple[str, _Field], ...], *, new: bool) -> list[_Layou
 
 
 def _layouts_14() -> list[_Layout]:
-    """With replies of its own for each request."""
+    """The messages of 14, which has replies of its own for each request."""
     none = ("params", _Field(lambda _: NO_PARAMETERS, _nothing))
     status = (_UNUSED_ALIAS, _EXPIRES, _SET_ORDER, _LARGEST, _WITH)
     errors = {

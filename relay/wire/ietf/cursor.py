@@ -23,7 +23,7 @@ MAX_BLOCK: Final = 0xFFFF
 """Bytes of a value, and of an object's properties: as much as a control message can have."""
 
 MAX_PAIRS: Final = 256
-"""Of an object, a track or a set-up: read, a pair takes some 50 times the memory of its bytes."""
+"""Most pairs of an object, a track or a set-up: read, one takes some 50 times the memory of its bytes."""
 
 _MAX_BYTE: Final = 0xFF
 _MAX_FLAG: Final = 1
@@ -107,7 +107,7 @@ class Reader:
         return count
 
     def namespace(self) -> TrackNamespace:
-        """Or a prefix or suffix."""
+        """Read a namespace, or a prefix or suffix."""
         count = self.bounded(MAX_NAMESPACE_FIELDS)
         fields = tuple([self.sized(MAX_NAME) for _ in range(count)])
         fault = name_fault(fields, b"", self.profile)
@@ -116,7 +116,7 @@ class Reader:
         return fields
 
     def whole_namespace(self) -> TrackNamespace:
-        """Of a track: on some drafts it has fields."""
+        """Read the namespace of a track: on some drafts it has fields."""
         fields = self.namespace()
         if not fields and not self.profile.empty_namespaces:
             raise DecodeError("a namespace without fields")
@@ -130,7 +130,7 @@ class Reader:
         return namespace, track
 
     def reason(self) -> str:
-        """For the log: what is not UTF-8 is replaced."""
+        """Read a text for the log: what is not UTF-8 is replaced."""
         return cut(self.sized(MAX_REASON).decode("utf-8", "replace"))
 
     def uri(self) -> str:
@@ -148,7 +148,7 @@ class Reader:
         return tuple(found)
 
     def type_after(self, before: int) -> int:
-        """Of a parameter or pair."""
+        """Read the type of a parameter or pair."""
         kind = self.varint() + (before if self.profile.delta_types else 0)
         if kind > self.profile.max_varint:
             raise DecodeError("a type is too large")
@@ -263,7 +263,7 @@ def as_flag(value: int) -> bool:
 
 
 def cut(reason: str) -> str:
-    """At most `MAX_REASON` bytes."""
+    """Cut a text to at most `MAX_REASON` bytes."""
     return reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore")
 
 

@@ -10,7 +10,7 @@ from relay.wire.ietf.values import Properties
 
 
 class ObjectStatus(IntEnum):
-    """Of an object without payload."""
+    """What an object without payload means."""
 
     NORMAL = 0
     DOES_NOT_EXIST = 1  # 14 alone
@@ -45,7 +45,7 @@ class ObjectHeader(NamedTuple):
 
 
 class FetchHeader(NamedTuple):
-    """For fills, `request_id` is the subscription's."""
+    """The start of a fetch stream. For fills, `request_id` is the subscription's."""
 
     request_id: int
 
@@ -92,5 +92,5 @@ class ObjectDatagram:
     priority: int | None = None
     properties: Properties = ()
     status: ObjectStatus | None = None
-    """Instead of a payload."""
+    """It takes the place of a payload."""
     end_of_group: bool = False

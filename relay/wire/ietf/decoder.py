@@ -121,7 +121,7 @@ class UniDecoder:
     def _open(
         self, reader: Reader
     ) -> tuple[MessageDecoder | _ObjectDecoder | None, SubgroupHeader | FetchHeader | None]:
-        """With the decoder of the rest."""
+        """The decoder of the rest of the stream, and the header."""
         profile = self._profile
         kind = reader.varint()
         if kind == SETUP and profile.request_streams:
@@ -267,7 +267,7 @@ class _FetchDecoder(_ObjectDecoder):
     def __init__(self, profile: DraftProfile, max_object: int, *, descending: bool) -> None:
         super().__init__(profile, max_object)
         self._descending = descending
-        # Of the object before: an error to refer to if there is none. Gaps have no subgroup and priority.
+        # The object before: it is an error to refer to what it lacks. Gaps have no subgroup and priority.
         self._group: int | None = None
         self._object: int | None = None
         self._subgroup: int | None = None

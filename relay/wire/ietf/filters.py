@@ -22,7 +22,7 @@ _FIELDS: Final = 4
 
 
 def read_filter(reader: Reader) -> Filter:  # noqa: C901 - one branch for each form and tag
-    """Without the length some forms have: then `reader` ends with it."""
+    """Read a filter, without the length that some forms have: then `reader` ends with it."""
     form = reader.profile.filter_form
     if form is FilterForm.TYPED:
         kind = reader.varint()
@@ -107,7 +107,7 @@ def _fields(wanted: Filter, form: FilterForm) -> tuple[int, ...] | None:
         case NextObject():
             return None
         case AbsoluteRange(start, None, None):
-            # From {0, 0} is everything: FIELDS has no other way to say that.
+            # A range from {0, 0} is everything: FIELDS has no other way to say that.
             return () if start == (0, 0) and form is FilterForm.FIELDS else (*start,)
         case AbsoluteRange(start, int(end), None):
             return (*start, end - start.group)

@@ -37,9 +37,9 @@ class Setup:
     other: Properties = ()
     """Unknown options, ascending."""
     versions: tuple[int, ...] = ()
-    """Where `versions_in_setup`: the client's offer, or the server's choice."""
+    """The versions that the client offers, or the one that the server chooses, where `versions_in_setup`."""
     from_server: bool = False
-    """With `request_streams` there is one SETUP, read as False."""
+    """Tells SERVER_SETUP from CLIENT_SETUP. With `request_streams` there is one SETUP, read as False."""
 
 
 # --- requests
@@ -112,7 +112,7 @@ class PublishNamespace:
 
 
 class Interest(IntEnum):
-    """Of SUBSCRIBE_NAMESPACE, where `subscribe_options`; else namespaces (14: both)."""
+    """What SUBSCRIBE_NAMESPACE asks for, where `subscribe_options`; else namespaces (14: both)."""
 
     TRACKS = 0
     NAMESPACES = 1
@@ -121,7 +121,7 @@ class Interest(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscribeNamespace:
-    """Below a prefix."""
+    """Asks for namespaces below a prefix."""
 
     request_id: int
     prefix: TrackNamespace
@@ -131,7 +131,7 @@ class SubscribeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeTracks:
-    """Below a prefix: each comes as a Publish."""
+    """Asks for tracks below a prefix: each comes as a Publish."""
 
     request_id: int
     prefix: TrackNamespace
@@ -140,7 +140,7 @@ class SubscribeTracks:
 
 @dataclass(frozen=True, slots=True)
 class RequestUpdate:
-    """On the request's stream; where there is none, `existing_id` names it. 14: subscriptions alone."""
+    """Changes a request on its stream; without one, `existing_id` names it. 14: subscriptions alone."""
 
     request_id: int
     params: Parameters = NO_PARAMETERS
@@ -238,7 +238,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDone:
-    """It is gone."""
+    """A namespace is gone."""
 
     suffix: TrackNamespace
 
@@ -278,7 +278,7 @@ class PublishNamespaceDone:
 
 @dataclass(frozen=True, slots=True)
 class PublishNamespaceCancel:
-    """Of the receiver. 14 names the namespace, 16 the request."""
+    """The receiver no longer wants a PublishNamespace. 14 names the namespace, 16 the request."""
 
     code: int
     reason: str = ""

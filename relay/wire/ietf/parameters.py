@@ -15,7 +15,7 @@ from relay.wire.ietf.values import Filter, GroupOrder, Location, Token, TokenKin
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Of one message; None is absent. Where a draft has fixed fields instead (14), these hold them.
+    """The parameters of one message; None is absent. They hold the fixed fields of a draft, too (14).
 
     The codec does not check in which message a parameter may be: the draft of the peer says that. On 14 absent
     fields are written as: priority 128, order of the publisher, forward, next object.
@@ -25,7 +25,7 @@ class Parameters:
     tokens: tuple[Token, ...] = ()
     max_cache_duration: int | None = None  # ms; 14 only
     rendezvous_timeout: int | None = None  # ms
-    """For a publisher."""
+    """How long a subscriber waits for a publisher."""
     subgroup_delivery_timeout: int | None = None  # ms
     expires: int | None = None  # ms; 0 is never
     largest: Location | None = None
@@ -38,7 +38,7 @@ class Parameters:
     filter: Filter | None = None
     order: GroupOrder | None = None
     fill: Parameters | None = None
-    """For objects before the subscription's start: its `filter` says which."""
+    """Asks for objects before the subscription's start: its `filter` says which."""
     range_filters: tuple[tuple[int, bytes], ...] = ()
     """(type, value), to be refused."""
     new_group: int | None = None
@@ -55,19 +55,19 @@ class Parameters:
 NO_PARAMETERS: Final = Parameters()
 
 MAX_PARAMETERS: Final = 64
-"""Of one message: more than there are, and enough for tokens."""
+"""Most parameters of one message: more than there are, and enough for tokens."""
 
 
 class _Value(NamedTuple):
     read: Callable[[Reader], Any]
-    """To the end."""
+    """Reads the value to the end of the reader."""
     write: Callable[[Writer, Any], None]
     bare: bool = False
-    """Without a length where `typed_parameters`; else even types are numbers, and odd ones have a length."""
+    """It has no length where `typed_parameters`; else even types are numbers, and odd ones have a length."""
 
 
 def read_token(reader: Reader) -> Token:
-    """To the end of `reader`."""
+    """Read a token to the end of `reader`."""
     number = reader.varint()
     if number > TokenKind.USE_VALUE:
         raise DecodeError(f"unknown alias type {number} of a token")
@@ -80,7 +80,7 @@ def read_token(reader: Reader) -> Token:
 
 
 def write_token(writer: Writer, token: Token) -> None:
-    """Without a length."""
+    """Write a token without a length."""
     writer.varint(token.kind)
     if token.kind is not TokenKind.USE_VALUE:
         writer.varint(token.alias)
@@ -170,7 +170,7 @@ def _has_length(number: int, kind: _Value, profile: DraftProfile) -> bool:
 
 
 def read_parameters(reader: Reader, *, nested: bool = False) -> Parameters:
-    """After their count. An unknown one is an error, or ignored where `fixed_fields`."""
+    """Read a count and the parameters. An unknown one is an error, or ignored where `fixed_fields`."""
     values: dict[str, Any] = {}
     number = 0
     for _ in range(reader.bounded(MAX_PARAMETERS)):
@@ -200,7 +200,7 @@ def read_parameters(reader: Reader, *, nested: bool = False) -> Parameters:
 
 
 def write_parameters(writer: Writer, params: Parameters) -> None:
-    """With their count; ValueError for those that the draft lacks."""
+    """Write the count and the parameters; ValueError for those that the draft lacks."""
     profile = writer.profile
     missing = sorted(name for name in profile.lacks if getattr(params, name) not in (None, ()))
     if missing:

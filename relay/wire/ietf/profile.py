@@ -36,7 +36,7 @@ class FilterForm(Enum):
 
 
 class FetchForm(Enum):
-    """Of objects."""
+    """How the objects of a fetch are written."""
 
     FULL = "all fields in each object"
     FLAGS = "flags tell what is left out; numbers are absolute"
@@ -48,13 +48,13 @@ class DraftProfile:
     """The switches of one draft."""
 
     name: str
-    """In ALPN and in WebTransport's subprotocols."""
+    """The name in ALPN and in WebTransport's subprotocols."""
 
     setup_code: int
-    """Where `versions_in_setup`."""
+    """The draft's number in SETUP, where `versions_in_setup`."""
 
     quic_varints: bool = False
-    """As in RFC 9000; else the number of leading 1 bits tells the length."""
+    """Integers are those of RFC 9000; else the number of leading 1 bits tells the length."""
 
     max_varint: int = MAX_VI64
 
@@ -82,13 +82,13 @@ class DraftProfile:
     """Types of parameters and pairs are relative to the one before."""
 
     track_properties: bool = True
-    """In SUBSCRIBE_OK, PUBLISH and FETCH_OK."""
+    """SUBSCRIBE_OK, PUBLISH and FETCH_OK carry properties of the track."""
 
     empty_fields: bool = False
-    """Of a namespace."""
+    """A field of a namespace may be empty."""
 
     empty_namespaces: bool = True
-    """Of a track."""
+    """The namespace of a track may have no fields."""
 
     rendezvous: bool = True
     """Parameter 0x04 is RENDEZVOUS_TIMEOUT, else MAX_CACHE_DURATION."""
@@ -110,10 +110,10 @@ class DraftProfile:
     """TRACK_NAMESPACE_PREFIX has no length of its own."""
 
     optional_priority: bool = True
-    """Of objects: that of the track holds."""
+    """Objects may have no priority: that of the track holds."""
 
     marks_first_object: bool = True
-    """In subgroup streams; padding streams and datagrams exist."""
+    """Subgroup streams tell if they start with the first object; padding streams and datagrams exist."""
 
     goaway_timeout: bool = True
 
@@ -210,17 +210,17 @@ BY_NAME: Final[Mapping[str, DraftProfile]] = MappingProxyType({draft.name: draft
 BY_SETUP_CODE: Final[Mapping[int, DraftProfile]] = MappingProxyType(
     {draft.setup_code: draft for draft in DRAFTS if draft.versions_in_setup}
 )
-"""For CLIENT_SETUP."""
+"""The drafts that CLIENT_SETUP may offer."""
 
 _BY_KIND: Final = {
     RequestKind.PUBLISH: Refusal.UNINTERESTED,
     RequestKind.SUBSCRIBE_NAMESPACE: Refusal.PREFIX_OVERLAP,
 }
-"""Where a number has two meanings (14), the one in the answer to these."""
+"""The meaning of a number with two (14) in the answer to these requests."""
 
 
 def refusal_code(refusal: Refusal, profile: DraftProfile) -> int:
-    """Of REQUEST_ERROR; that of an internal error where the draft lacks it."""
+    """The code of REQUEST_ERROR; that of an internal error where the draft lacks it."""
     return profile.refusals.get(refusal, profile.refusals[Refusal.INTERNAL])
 
 
@@ -233,7 +233,7 @@ def refusal_of(code: int, profile: DraftProfile, to: RequestKind | None = None) 
 
 
 def done_code(status: DoneStatus, profile: DraftProfile) -> int:
-    """Of PUBLISH_DONE; that of an internal error where the draft lacks it."""
+    """The code of PUBLISH_DONE; that of an internal error where the draft lacks it."""
     return profile.done_codes.get(status, profile.done_codes[DoneStatus.INTERNAL])
 
 

@@ -23,7 +23,7 @@ PADDING_STREAM: Final = 0x132B3E28
 PADDING_DATAGRAM: Final = 0x132B3E29
 
 SUBGROUP: Final = 0x10
-"""With these bits."""
+"""The type of a subgroup stream, together with these bits."""
 HAS_PROPERTIES: Final = 0x01
 FIRST_ID: Final = 0x02  # subgroup is the first object's id
 HAS_SUBGROUP: Final = 0x04
@@ -53,7 +53,7 @@ _DEFAULT_PRIORITY: Final = 128
 
 
 def subgroup_header(header: SubgroupHeader, profile: DraftProfile) -> bytes:
-    """With the stream's type."""
+    """The type and header of a subgroup stream."""
     kind = SUBGROUP
     kind |= HAS_PROPERTIES if header.has_properties else 0
     kind |= END_OF_GROUP if header.end_of_group else 0
@@ -75,7 +75,7 @@ def subgroup_header(header: SubgroupHeader, profile: DraftProfile) -> bytes:
 def object_header(
     header: ObjectHeader, before: int | None, profile: DraftProfile, *, has_properties: bool
 ) -> bytes:
-    """Of an object in a subgroup stream whose header says `has_properties`.
+    """The header of an object in a subgroup stream whose header says `has_properties`.
 
     `before` is the id of the stream's object before it, None for the first.
     """
@@ -92,7 +92,7 @@ def object_header(
 
 
 def fetch_header(request_id: int, profile: DraftProfile) -> bytes:
-    """With the stream's type."""
+    """The type and header of a fetch stream."""
     writer = Writer(profile)
     writer.varint(FETCH)
     writer.varint(request_id)
@@ -240,7 +240,7 @@ def decode_datagram(data: bytes, profile: DraftProfile) -> ObjectDatagram | None
 
 
 def read_status(reader: Reader, *, has_properties: bool) -> ObjectStatus:
-    """Of an object without payload."""
+    """Read the status of an object without payload."""
     value = reader.varint()
     lenient = reader.profile.fixed_fields
     if value not in _STATUSES or (value == ObjectStatus.DOES_NOT_EXIST and not lenient):

@@ -10,20 +10,20 @@ TrackNamespace: TypeAlias = tuple[bytes, ...]
 """Fields of a namespace, prefix or suffix: bytes, not text."""
 
 Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
-"""In their order, unknown ones too: an even type has an int, an odd one bytes. Independent of drafts, so that a
-relay passes them on from any to any.
+"""Properties in their order, unknown ones too: an even type has an int, an odd one bytes. They are
+independent of drafts, so that a relay passes them on from any to any.
 """
 
 MAX_NAMESPACE_FIELDS: Final = 32
 MAX_NAME: Final = 4096
-"""Of a namespace and a track name together."""
+"""Bytes of a namespace and a track name together."""
 
 MAX_REASON: Final = 1024
 MAX_URI: Final = 8192
 
 
 class PropertyType:
-    """Known ones."""
+    """The types of known properties."""
 
     DELIVERY_TIMEOUT: Final = 0x02
     MAX_CACHE_DURATION: Final = 0x04
@@ -53,7 +53,7 @@ class Location(NamedTuple):
 
 
 class TokenKind(IntEnum):
-    """Alias type."""
+    """The alias type of a token."""
 
     DELETE = 0
     REGISTER = 1
@@ -63,7 +63,7 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """For authorization. `alias` is 0 for USE_VALUE; `type` and `value` are empty for DELETE and USE_ALIAS."""
+    """An authorization token. `alias` is 0 for USE_VALUE; DELETE and USE_ALIAS have no `type` and `value`."""
 
     value: bytes = b""
     type: int = 0
@@ -78,19 +78,19 @@ class Unfiltered:
 
 @dataclass(frozen=True, slots=True)
 class RelativeGroup:
-    """From the start of a group: 0 is the next group, 1 the current one, 2 the one before it. 14 to 19 know only 0."""
+    """A start at a group: 0 is the next one, 1 the current one, 2 the one before. 14 to 19 know only 0."""
 
     back: int
 
 
 @dataclass(frozen=True, slots=True)
 class NextObject:
-    """After the largest one."""
+    """A start at the object after the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbsoluteRange:
-    """To the end, inclusive. `end_group` None: without end; `end_object` None: the whole end group.
+    """A range with an inclusive end. `end_group` None: no end; `end_object` None: the whole group.
 
     An end within a group needs `has_fill`, except in a fetch.
     """
