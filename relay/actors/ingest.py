@@ -165,7 +165,7 @@ class Ingest:
             send(track, moq.FetchedData(0, part))
 
     def _stop_questions(self, track: Ref, sequence: int | None = None) -> None:
-        """One fetch of a track, or all its questions."""
+        """Cancel one fetch of a track, or all its questions."""
         for request, question in list(self._questions.items()):
             if question.track == track and sequence in (None, question.sequence):
                 del self._questions[request]

@@ -15,7 +15,7 @@ DESCRIBE = "describe"
 
 
 class AnswerDue(NamedTuple):
-    """Timer. `what`: a fetched group's sequence, or a word."""
+    """An answer is overdue. `what`: a fetched group's sequence, or a word."""
 
     what: int | str
 
@@ -81,7 +81,7 @@ class Upstream:
         return send(self._source, m.DescribeUpstream(self._track, self._path, self._name))
 
     def may_number(self, sequences: list[int]) -> bool:
-        """Numbers and unit of these groups are known; else they are asked for, and messages have to wait."""
+        """True if numbers and unit of these groups are known; else they are asked for, and messages have to wait."""
         numbers = self._numbers
         if numbers.timescale is not None and numbers.properties is None:
             # viewers count in one unit
@@ -100,7 +100,7 @@ class Upstream:
         return send(self._source, m.FetchUpstream(self._track, self._path, self._name, published, priority))
 
     def open_past(self, number: int, params: SubscribeParams) -> None:
-        """Groups before those of the subscription. `number` names the request."""
+        """Subscribe to groups before those of the subscription. `number` names the request."""
         send(self._source, m.OpenPast(self._track, self._path, self._name, number, params))
 
     # --- cancellation

@@ -164,7 +164,7 @@ def _key_dir(text: str) -> str:
 
 
 def _public_path(text: str) -> str:
-    """Check a path by the rule for paths of URLs: nobody could use other paths."""
+    """Check a path by the rule for paths of URLs: no client could dial another path."""
     try:
         text.encode()  # first: no message can quote half a character
         path = granted(text)

@@ -39,7 +39,7 @@ class Limits:
     http_address: int = 500
 
     auth_failures: int = 20
-    """Immediate refusals per address: a mistyped token annoys nobody."""
+    """Refusals per address without a delay, so that a mistyped token costs no waiting."""
 
     auth_delay: float = 1.0
     """Each further refusal waits that much longer; one is forgotten after as long."""

@@ -621,5 +621,5 @@ def _update(params: SubscribeParams, start: Start | None, version: Version) -> S
 
 
 def _fitting(group: int | None) -> int | None:
-    """A group number that fits: it is stored as value + 1."""
+    """The nearest group number that fits on the wire, where it is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)

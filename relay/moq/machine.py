@@ -96,7 +96,7 @@ class AliveCheck:
 
 
 class Machine(Core):
-    """Subclasses make its parts.
+    """The life of one session. Subclasses make its parts.
 
     Size: the life of a session, with a method for each thing that dialects do in their own way.
     """
@@ -148,7 +148,7 @@ class Machine(Core):
         self._serving_part.on_time(now)
 
     def fail(self, error: WireError) -> None:
-        """A fault of the peer that showed late."""
+        """End the session for a fault of the peer that showed late."""
         self._on_wire_error(error, None)
 
     def unlink(self) -> None:
@@ -244,5 +244,5 @@ class Machine(Core):
         self.emit(Closed(event.code, event.reason, event.by_peer))
 
     def _handler(self, event: StreamData) -> Handler | None:
-        """`None` while the stream's events are held."""
+        """The handler of a stream that the peer has just opened; `None` while its events are held."""
         raise NotImplementedError

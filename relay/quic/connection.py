@@ -698,7 +698,7 @@ class Connection:
         path.tries += 1
 
     def _on_path_response(self, data: bytes, source: Path) -> None:
-        """The answer to one of our challenges, of whichever path."""
+        """The peer answers one of our challenges. It validates the path of the challenge, not its own."""
         for path in (self.path, *self._other_paths):
             if path.challenge and hmac.compare_digest(path.challenge, data):
                 path.validated = True

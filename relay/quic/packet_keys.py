@@ -225,7 +225,7 @@ class PureKeys:
 
 
 def full_number(truncated: int, size: int, expected: int) -> int:
-    """A packet number of which `size` bytes are sent (RFC 9000, A.3). `expected` is the next number."""
+    """Decode a packet number that was sent as `size` bytes (RFC 9000, A.3). `expected` is the next number."""
     window = 1 << 8 * size
     number = (expected & -window) | truncated
     if number + window // 2 <= expected and number + window < 1 << 62:

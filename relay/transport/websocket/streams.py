@@ -54,7 +54,7 @@ class FlowControl:
     def sent(self, size: int) -> None: ...
 
     def count(self, stream: FramedStream, size: int) -> bool:  # noqa: ARG002
-        """Count received bytes. True if a limit is to be raised. Raises WireError beyond the limit."""
+        """Count received bytes. True if the peer's limit should grow now. Raises WireError above the limit."""
         return False
 
     def released(self, *, unidirectional: bool) -> bool:  # noqa: ARG002
@@ -62,7 +62,7 @@ class FlowControl:
         return False
 
     def index_limit(self, over: int, *, unidirectional: bool) -> int:  # noqa: ARG002
-        """Streams that the peer may have opened so far, of which `over` are over."""
+        """How many streams the peer may have opened so far. `over`: the number that have ended."""
         return self.max_streams + over
 
     def next_frame(self, room: int) -> bytes | None:  # noqa: ARG002
