@@ -33,7 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
 AIOMOQT = "0.13.3"
-PYAV = "18.1.0"
 CLOSE_S = 10.0
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 INSTALL_S = 600.0
@@ -231,12 +230,6 @@ def aiomoqt() -> Path | None:
     """Folder of the commands of aiomoqt, in an environment that is made if missing; `None` without Python 3.12."""
     base = _python_312()
     return None if base is None else _environment(f"aiomoqt=={AIOMOQT}", base)
-
-
-@functools.cache
-def pyav_python() -> Path:
-    """Python of an environment with PyAV, which encodes media; made if missing."""
-    return _environment(f"av=={PYAV}", sys.executable) / "python"
 
 
 def _environment(package: str, base: str) -> Path:
