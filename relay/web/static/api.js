@@ -120,8 +120,8 @@ async function optional(path, query) {
   }
 }
 
-/** Figures of the last hour and day, or null. */
-export const history = () => optional("history");
+/** Figures of the last hour and day, or those after a time in seconds since the epoch; or null. */
+export const history = (after) => optional("history", after ? { after: String(after) } : {});
 
 /** Events with a number above `after`, at most the latest 200; or null. */
 export const events = (after) => optional("events", after ? { after: String(after) } : {});

@@ -8,7 +8,7 @@ import * as format from "./format.js";
 import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
 import { SessionPage } from "./session.js";
-import { BroadcastTable, SessionTable, skippedGroups, trackKey } from "./tables.js";
+import { BroadcastTable, SessionTable, trackKey } from "./tables.js";
 import { TotalCharts } from "./totals.js";
 import { Watch } from "./watch.js";
 
@@ -57,24 +57,18 @@ function remember(state) {
   }
   tracks.keep(known);
   for (const session of state.sessions) {
-    const { bytes_received, bytes_sent, rtt } = session;
-    const skipped = skippedGroups(session);
-    const counters = skipped === null ? { bytes_received, bytes_sent } : { bytes_received, bytes_sent, skipped };
-    sessions.of(session.session).push(now, counters, { rtt });
+    const { bytes_received, bytes_sent, skipped = 0, rtt } = session;
+    sessions.of(session.session).push(now, { bytes_received, bytes_sent, skipped }, { rtt });
   }
   sessions.keep(new Set(state.sessions.map(({ session }) => session)));
   // Sums of rates: rates of sums would fall whenever a session closes.
   const first = total.points.length === 0;
-  const { lag = null, cpu = null, memory = null } = state.health?.figures ?? {};
   const sum = (histories, name) => (first ? null : histories.sum(name));
   total.push(now, {}, {
     sent: sum(sessions, "bytes_sent"),
     received: sum(sessions, "bytes_received"),
     groups: sum(tracks, "groups"),
     skipped: sum(sessions, "skipped"),
-    lag,
-    cpu,
-    memory,
     viewers: state.totals.viewers,
     sessions: state.totals.sessions,
   });

@@ -3,20 +3,33 @@
 import { Keyed, find, make, mark, show, write } from "./dom.js";
 import * as format from "./format.js";
 
-/** The figures beside the verdict: words, and how the number is written. */
-const FIGURES = {
-  lag: ["loop lag", format.short],
-  cpu: ["CPU", format.percent],
-  memory: ["memory", format.bytes],
-  skipped: ["skipped groups", format.count],
-  refused: ["refused", format.count],
-  descriptors: ["descriptors", format.count],
-  udp_drops: ["UDP drops", format.count],
-  certificate_days: ["certificate for", (days) => format.counted(Math.floor(days), "day")],
-};
+const share = (value, limit, text) => (limit ? `${text(value)} of ${text(limit)}` : text(value));
+
+/** The figures beside the verdict, of the last minute; null where the relay does not know. */
+const FIGURES = [
+  ["lag", ({ lag }) => `loop lag ${format.short(lag)}`],
+  ["cpu", ({ cpu }) => `CPU ${format.percent(cpu)}`],
+  ["memory", ({ memory, memory_limit: limit }) => `memory ${share(memory, limit, format.bytes)}`],
+  ["skipped", ({ skipped }) => `skipped groups ${format.often(skipped)}`],
+  ["refused", ({ refused }) => `refused ${format.count(Object.values(refused).reduce((a, b) => a + b, 0))}`],
+  ["descriptors", ({ descriptors, descriptors_limit: limit }) => `descriptors ${share(descriptors, limit, format.count)}`],
+  ["udp_drops", ({ udp_drops: drops }) => `dropped datagrams ${format.count(drops)}`],
+  ["certificate_days", ({ certificate_days: days }) => `certificate for ${format.counted(Math.max(0, Math.floor(days)), "day")}`],
+];
 
 /** What a reason means and what to do, for people who see it for the first time. */
-const EXPLANATIONS = {};
+const EXPLANATIONS = {
+  lag: "The relay comes to its work too late: viewers see stalls, and clients repeat packets. Usually the processor is busy, with this relay or with other programs; sometimes the machine was paused.",
+  cpu: "The relay works on one core, and that core is nearly full. Soon everything will be late. Move some of the audience to another relay of a cluster.",
+  memory: "The process is near the limit of its memory; the system ends a process that passes it. Lower [limits] cache, or give the relay more memory.",
+  skipped: "Viewers get not all groups, because their connections are too slow for the tracks. Sort the sessions by what was skipped: one slow viewer is its own network; many are the network or the processor of this machine.",
+  refused: "Clients ask for more than limits or rights allow, again and again. The page of events says who and why.",
+  descriptors: "The process has nearly as many files and sockets open as it may. When they run out, no connection is accepted any more. Raise LimitNOFILE, or ulimit -n.",
+  udp_drops: "Packets arrived faster than the relay read them, so the system dropped some. QUIC repeats them, late. Look at the CPU and the loop lag, and raise net.core.rmem_max.",
+  certificate: "Clients will not connect when the certificate has ended. Renew it, then send SIGHUP to the relay.",
+  draining: "Somebody stopped the relay. It serves its present clients until they have left, or the time for it is over.",
+  peers_down: "This relay has no session with another relay of the cluster. Viewers here do not get the broadcasts that only that relay has. The page of the cluster shows the last error.",
+};
 
 /** "docs/operations.md#loop-lag" as "docs/operations.md, Loop lag". */
 function place(doc) {
@@ -63,8 +76,8 @@ export class Health {
     write(this.title, well ? "The relay is well" : `Look here: ${format.counted(reasons.length, "thing")} to see to`);
     this.rows.sync(reasons, ({ kind, text }) => `${kind} ${reasons.filter((each) => each.kind === kind).length > 1 ? text : ""}`);
     show(this.list, reasons.length > 0);
-    const figures = Object.entries(FIGURES).filter(([name]) => typeof health.figures?.[name] === "number");
-    write(this.figures, figures.map(([name, [words, text]]) => `${words} ${text(health.figures[name])}`).join(" \u00b7 "));
+    const figures = FIGURES.filter(([name]) => (health.figures?.[name] ?? null) !== null);
+    write(this.figures, figures.map(([, text]) => text(health.figures)).join(" \u00b7 "));
   }
 }
 
