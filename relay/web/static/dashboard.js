@@ -5,6 +5,8 @@ import { TimeChart } from "./charts.js";
 import { copy, find, findAll, mark, show, write, writeLong } from "./dom.js";
 import * as format from "./format.js";
 import { Histories, History } from "./history.js";
+import { Player } from "./player.js";
+import "./signin.js";
 import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
 import { Watch } from "./watch.js";
 
@@ -45,6 +47,7 @@ const audience = new TimeChart(charts, {
   sync: "overview",
 });
 const watch = new Watch(tracks);
+const player = new Player();
 
 // -- state
 
@@ -166,9 +169,9 @@ function displayAnnounced(broadcasts) {
   broadcastTable.update(broadcasts, Date.now() / 1000);
   welcome(broadcasts, null);
   note(
-    api.hasToken
-      ? "The token in this page's address does not show sessions and rates; the relay's internal address does."
-      : "Sessions and rates are shown on the relay's internal address, or with a token: ?jwt= in this page's address.",
+    api.hasToken()
+      ? "This token does not show sessions and rates; the relay's internal address does."
+      : "Sessions and rates are shown on the relay's internal address, or with a token.",
   );
 }
 
@@ -240,6 +243,7 @@ async function ask() {
       remember(state);
       display(state);
       watch.update(state);
+      player.update(state);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
@@ -258,11 +262,12 @@ async function ask() {
   displayAnnounced(broadcasts);
   fingerprint(certificate);
   watch.update(null);
+  player.update(null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
     for (const element of findAll("[data-total]")) write(element, format.NONE);
-    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= with a public path."));
+    note(refusal.advice + (api.hasToken() ? "" : " Or add ?path= with a public path to this page's address."));
   }
   return refusal;
 }
@@ -290,7 +295,10 @@ async function run() {
       pause = Math.min(pause * 2, LONGEST_PAUSE);
     }
     const wait = Math.max(PERIOD / 4, pause - (performance.now() - start));
-    await new Promise((resolve) => setTimeout(resolve, wait));
+    await new Promise((resolve) => {
+      setTimeout(resolve, wait);
+      api.changes.addEventListener("token", resolve, { once: true });
+    });
   }
 }
 
@@ -298,12 +306,16 @@ async function run() {
 
 function navigate() {
   const query = new URLSearchParams(location.hash.slice(1));
-  const watching = query.has("broadcast");
-  show(find("#overview"), !watching);
+  const watching = query.has("broadcast") && query.has("track");
+  const playing = query.has("broadcast") && !watching;
+  show(find("#overview"), !watching && !playing);
   show(find("#watch"), watching);
+  show(find("#play"), playing);
   scrollTo(0, 0);
-  if (watching) watch.open(query.get("broadcast"), query.get("track") ?? "");
+  if (watching) watch.open(query.get("broadcast"), query.get("track"));
   else watch.close();
+  if (playing) player.open(query.get("broadcast"));
+  else player.close();
 }
 
 document.addEventListener("click", (event) => {
@@ -311,7 +323,14 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   copy(button, find("code", button.parentElement).textContent);
 });
-for (const link of findAll("[data-route]")) link.href = api.below(link.dataset.route);
+function routes() {
+  for (const link of findAll("[data-route]")) link.href = api.link(link.dataset.route);
+}
+routes();
+api.changes.addEventListener("token", () => {
+  hidden = 0; // with another token the state may be shown
+  routes();
+});
 addEventListener("hashchange", navigate);
 navigate();
 run();

@@ -8,6 +8,7 @@ const FEW = 50; // rows shown before "Show all"
 
 export const trackKey = (broadcast, track) => JSON.stringify([broadcast.path, broadcast.session, track.name]);
 export const watchLink = (broadcast, track = "") => `#${new URLSearchParams({ broadcast, track })}`;
+export const playLink = (broadcast) => `#${new URLSearchParams({ broadcast })}`;
 export const shownPath = (path) => path || "(empty path)";
 
 /** A list with a filter, a limit and a text for an empty list. */
@@ -83,7 +84,7 @@ function trackRow(histories, broadcast) {
 
 function broadcastRows(histories, item) {
   const { broadcast } = item;
-  const title = make("span", { class: "path" });
+  const title = make("a", { class: "path" });
   const about = make("span", { class: "quiet" });
   const fallback = make("span", { class: "tag" }, "fallback");
   const other = make("a", { class: "other" }, "Watch a track\u2026");
@@ -100,6 +101,7 @@ function broadcastRows(histories, item) {
     update({ broadcast: current, now }) {
       mark(element, "data-broadcast", current.path);
       writeLong(title, shownPath(current.path));
+      mark(title, "href", playLink(current.path));
       show(fallback, !current.serving);
       mark(other, "href", watchLink(current.path));
       mark(other, "aria-label", `Watch a track of ${shownPath(current.path)}`);
