@@ -129,6 +129,9 @@ function otherRow() {
 // -- the view
 
 export class Player {
+  title = "Watch";
+  element = find("#play");
+
   constructor() {
     this.broadcast = null; // path while this view is open
     this.state = null; // of the relay, if it is known
@@ -157,11 +160,16 @@ export class Player {
       if (this.broadcast !== null) this.#restart("video"); // a hidden page goes on with the sound alone
     });
     api.changes.addEventListener("token", () => {
-      if (this.broadcast !== null) this.open(this.broadcast);
+      if (this.broadcast !== null) this.#begin(this.broadcast);
     });
   }
 
-  open(broadcast) {
+  open(query) {
+    this.#begin(query.get("broadcast"));
+    field("title").focus({ preventScroll: true });
+  }
+
+  #begin(broadcast) {
     this.close();
     this.broadcast = broadcast;
     this.catalog = null;
@@ -181,7 +189,6 @@ export class Player {
     this.#draw();
     this.#watchCatalog(this.running.signal);
     this.timer = setInterval(() => this.#draw(), PERIOD);
-    field("title").focus({ preventScroll: true });
   }
 
   close() {

@@ -96,6 +96,9 @@ function frameRow() {
 }
 
 export class Watch {
+  title = "Frames";
+  element = find("#watch");
+
   constructor(histories) {
     this.histories = histories;
     this.target = null; // {broadcast, track} while this view is open
@@ -126,7 +129,7 @@ export class Watch {
     const line = (title, label, colour, options) =>
       new TimeChart(relay, { title, series: [{ label, colour }], sync: "track", ...options });
     this.relayCharts = [
-      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), least: 1000 })],
+      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), unit: format.MEGABIT, least: 0.01 * format.MEGABIT })],
       ["groups", line("Groups", "begun", "groups", { format: format.often, axis: format.perSecond, least: 1 })],
       ["viewers", line("Viewers", "now", "viewers", { format: format.count, least: 4 })],
     ];
@@ -150,7 +153,8 @@ export class Watch {
     field("image").addEventListener("error", () => this.#release());
   }
 
-  open(broadcast, track) {
+  open(query) {
+    const [broadcast, track] = [query.get("broadcast") ?? "", query.get("track")];
     this.paused = false;
     this.target = { broadcast, track };
     this.form.elements.broadcast.value = broadcast;
