@@ -14,10 +14,10 @@ import pytest
 from relay.app import Relay
 from tests.clock import RUNTIME
 from tests.e2e.browser import chromium_path
+from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.harness import Peer, peer_python
 from tests.e2e.http_support import guarded, published, token
 from tests.e2e.support import NEW, running, webtransport
-from tests.e2e.dashboard_support import Tab, tab
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
