@@ -74,10 +74,11 @@ class Series:
             column[self._at] = value
         self._at = (self._at + 1) % self._size
 
-    def values(self) -> dict[str, list[float | None]]:
-        """By name, oldest first."""
+    def values(self, newest: int) -> dict[str, list[float | None]]:
+        """By name, oldest first; of the newest rows, so many."""
+        first = min(len(self), max(0, len(self) - newest))
         return {
-            name: [_shown(value) for value in (*column[self._at :], *column[: self._at])]
+            name: [_shown(value) for value in (*column[self._at :], *column[: self._at])[first:]]
             for name, column in zip(NAMES, self._columns, strict=True)
         }
 
@@ -109,12 +110,17 @@ class History:
                 self._day_end = now
         self._recent_end = now
 
-    def shown(self, now: float) -> dict[str, Any]:
-        """The body of `/history`."""
+    def shown(self, now: float, after: float = 0.0) -> dict[str, Any]:
+        """The body of `/history`, with the values after a time. Times are in seconds since the epoch."""
+
+        def part(series: Series, step: float, end: float) -> dict[str, Any]:
+            newest = math.ceil((end - after) / step)  # one too many, at times: steps are not exact
+            return {"step": step, "end": end, "values": series.values(newest)}
+
         return {
             "now": now,
-            "recent": {"step": STEP, "end": self._recent_end, "values": self._recent.values()},
-            "day": {"step": MINUTE, "end": self._day_end, "values": self._day.values()},
+            "recent": part(self._recent, STEP, self._recent_end),
+            "day": part(self._day, MINUTE, self._day_end),
         }
 
 

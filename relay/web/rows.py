@@ -42,6 +42,7 @@ class Identity:
     node: str | None
     draining: bool
     now: float = 0.0  # seconds since the epoch
+    operator: bool = False  # whether the one who asks may close sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ with a newline after the last path of `/announced`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -268,18 +269,27 @@ async def show_state(request: web.Request) -> web.Response:
         return prefixes
     services = request.app[SERVICES]
     judge = None if services.sampler is None else partial(health_of, services.sampler)
-    return _structure(request, await state.state(services.sources, prefixes, judge))
+    found = await state.state(services.sources, prefixes, judge)
+    relay = replace(found.relay, operator=services.metrics is not None)
+    return _structure(request, replace(found, relay=relay))
 
 
 async def show_history(request: web.Request) -> web.Response:
-    """Figures of the last hour and the last day, of the whole relay."""
+    """Figures of the last hour and the last day, of the whole relay; with `?after=T`, those after that time."""
     refusal = await _unless_everything(request, "the history is")
     if refusal is not None:
         return refusal
     services = request.app[SERVICES]
     if services.sampler is None:
         return _text(404, "no history is kept\n")
-    return _structure(request, services.sampler.history.shown(services.sources.runtime.wall_time()))
+    text = request.query.get("after", "0")
+    try:
+        after = float(text)
+    except ValueError:
+        after = math.nan
+    if not math.isfinite(after):
+        return _text(400, f"after={text[:40]!r}: expected seconds since 1970\n")
+    return _structure(request, services.sampler.history.shown(services.sources.runtime.wall_time(), after))
 
 
 async def show_events(request: web.Request) -> web.Response:

@@ -28,6 +28,7 @@ PAGES: Final = {
     "events": "#events",
     "cluster": "#cluster",
     "words": "#words",
+    "player": "#broadcast=demo/stage",
     "watch": "#broadcast=demo/stage&track=video/hd",
 }
 

@@ -44,6 +44,21 @@ def test_a_minute_has_the_mean_but_the_worst_lag() -> None:
     assert day["end"] == NOW + 5 * 23
 
 
+def test_what_is_new_after_a_time() -> None:
+    history = History()
+    for number in range(24):
+        history.add(sample(number), NOW + 5 * number)
+    known = history.shown(NOW + 115)
+    nothing = history.shown(NOW + 115, known["recent"]["end"])
+    assert nothing["recent"]["values"]["sessions"] == nothing["day"]["values"]["sessions"] == []
+    for number in range(24, 37):
+        history.add(sample(number), NOW + 5 * number)
+    new = history.shown(NOW + 180, known["recent"]["end"])
+    assert new["recent"]["values"]["sessions"] == list(range(24, 37))
+    assert new["day"]["values"]["sessions"] == [29.5]
+    assert history.shown(NOW, NOW + 10**9)["recent"]["values"]["sessions"] == []
+
+
 def test_missed_samples_are_gaps() -> None:
     history = History()
     history.add(sample(1), NOW)

@@ -19,16 +19,16 @@ const FIGURES = [
 
 /** What a reason means and what to do, for people who see it for the first time. */
 const EXPLANATIONS = {
-  lag: "The relay comes to its work too late: viewers see stalls, and clients repeat packets. Usually the processor is busy, with this relay or with other programs; sometimes the machine was paused.",
-  cpu: "The relay works on one core, and that core is nearly full. Soon everything will be late. Move some of the audience to another relay of a cluster.",
-  memory: "The process is near the limit of its memory; the system ends a process that passes it. Lower [limits] cache, or give the relay more memory.",
-  skipped: "Viewers get not all groups, because their connections are too slow for the tracks. Sort the sessions by what was skipped: one slow viewer is its own network; many are the network or the processor of this machine.",
-  refused: "Clients ask for more than limits or rights allow, again and again. The page of events says who and why.",
-  descriptors: "The process has nearly as many files and sockets open as it may. When they run out, no connection is accepted any more. Raise LimitNOFILE, or ulimit -n.",
-  udp_drops: "Packets arrived faster than the relay read them, so the system dropped some. QUIC repeats them, late. Look at the CPU and the loop lag, and raise net.core.rmem_max.",
-  certificate: "Clients will not connect when the certificate has ended. Renew it, then send SIGHUP to the relay.",
-  draining: "Somebody stopped the relay. It serves its present clients until they have left, or the time for it is over.",
-  peers_down: "This relay has no session with another relay of the cluster. Viewers here do not get the broadcasts that only that relay has. The page of the cluster shows the last error.",
+  lag: "All sessions share one event loop, and it stood still for that long: viewers see a stall. If the CPU is high, the relay has too many sessions for its core; else other programs or a lack of memory pause it.",
+  cpu: "The relay works on one core, and that core is full. Soon slow viewers lose groups. Spread the sessions over several relays of a cluster.",
+  memory: "At the limit the system ends the process, and with it all sessions. Lower [limits] cache, or give the relay more memory.",
+  skipped: "Groups that viewers were too slow for. Sort the sessions by what was skipped for them: if it is one or two, their own network is slow. If it is nearly all, it is the network or the processor of this machine.",
+  refused: "Clients ask for more than limits or their rights allow, again and again. The page of events says who, and why.",
+  descriptors: "When none is left, no TCP connection is accepted: no web page, and no viewer over WebSocket. Raise LimitNOFILE (ulimit -n) and restart.",
+  udp_drops: "Packets came faster than the relay read them, and the system dropped some. They are sent again, late. If neither CPU nor loop lag is high, raise net.core.rmem_max and [server.quic] socket_buffer.",
+  certificate: "Clients do not connect once it has ended. Renew it, and send SIGHUP to the relay, which interrupts no session.",
+  draining: "Somebody stopped it. It serves its present clients until they have left, for [limits] drain seconds at most. There is nothing to do.",
+  peers_down: "Broadcasts that only these relays have do not come here. The page of the cluster shows the last error: 401 is a wrong token, a timeout is a firewall or a relay that does not run.",
 };
 
 /** "docs/operations.md#loop-lag" as "docs/operations.md, Loop lag". */
