@@ -303,6 +303,28 @@ def npm_modules(package: str) -> Path:
     return home / "node_modules"
 
 
+BUNDLER = "esbuild@0.25.11"
+
+
+@functools.cache
+def npm_bundle(package: str, entry: str) -> Path:
+    """A folder with `bundle.js`: a module of an npm package and all that it imports, for a page.
+
+    Raises RuntimeError with the bundler's output.
+    """
+    modules, bundler = npm_modules(package), npm_modules(BUNDLER)
+    folder = modules.parent / "bundle"
+    with (VENVS / f"{modules.parent.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        source, made = modules.parent / "entry.js", folder / "bundle.js"
+        text = f"import {json.dumps(entry)};\n"
+        if not made.exists() or source.read_text() != text:
+            source.write_text(text)
+            options = ("--bundle", "--format=esm", "--log-level=warning", f"--outfile={made}")
+            _install(str(bundler / ".bin" / "esbuild"), str(source), *options)
+    return folder
+
+
 def _install(*command: str) -> None:
     done = subprocess.run(
         command,

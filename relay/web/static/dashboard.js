@@ -5,6 +5,7 @@ import { TimeChart } from "./charts.js";
 import { copy, find, findAll, mark, show, write, writeLong } from "./dom.js";
 import * as format from "./format.js";
 import { Histories, History } from "./history.js";
+import { Publish } from "./publish.js";
 import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
 import { Watch } from "./watch.js";
 
@@ -45,6 +46,7 @@ const audience = new TimeChart(charts, {
   sync: "overview",
 });
 const watch = new Watch(tracks);
+const publish = new Publish();
 
 // -- state
 
@@ -240,6 +242,7 @@ async function ask() {
       remember(state);
       display(state);
       watch.update(state);
+      publish.update(state.broadcasts, state.relay);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
@@ -258,6 +261,7 @@ async function ask() {
   displayAnnounced(broadcasts);
   fingerprint(certificate);
   watch.update(null);
+  publish.update(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
@@ -299,9 +303,13 @@ async function run() {
 function navigate() {
   const query = new URLSearchParams(location.hash.slice(1));
   const watching = query.has("broadcast");
-  show(find("#overview"), !watching);
+  const publishing = location.hash === "#publish";
+  show(find("#overview"), !watching && !publishing);
   show(find("#watch"), watching);
+  show(find("#publish"), publishing);
   scrollTo(0, 0);
+  if (publishing) publish.open();
+  else publish.close();
   if (watching) watch.open(query.get("broadcast"), query.get("track") ?? "");
   else watch.close();
 }
