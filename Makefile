@@ -84,7 +84,7 @@ lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pypr
 	--generate-hashes --custom-compile-command "make lock" "$$@"; } && \
 	compile pyproject.toml -o requirements/run.txt && \
 	compile requirements/build.in -c requirements/run.txt -o requirements/build.txt && \
-	compile pyproject.toml --extra dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt && \
+	compile pyproject.toml --extra dev --extra media -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt && \
 	compile pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt
 
 dist: $(VENV)/.python ## Build what a package index takes, the source distribution and a wheel, and check it
@@ -125,7 +125,7 @@ $(LOWEST)/.dev: pyproject.toml requirements/build.in requirements/venv.sh setup.
 	@sh requirements/venv.sh $(LOWEST) "$(PYTHON)"
 	$(LOWEST)/bin/python -m pip --quiet install $(UV)
 	$(LOWEST)/bin/uv pip compile --quiet --no-config --resolution lowest-direct --python $(LOWEST)/bin/python \
-	pyproject.toml --extra dev --extra fast requirements/build.in -o $(LOWEST)/requirements.txt
+	pyproject.toml --extra dev --extra media requirements/build.in -o $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/python -m pip --quiet install -r $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/python -m pip --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@

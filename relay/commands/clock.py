@@ -6,71 +6,22 @@ It prints neither the token nor control characters of a publisher. A group is on
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import logging
-import re
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
-from pathlib import Path
-from typing import Final, NoReturn
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Final
 
 from relay import terminal
-from relay.client import (
-    Client,
-    ClientError,
-    ClientTls,
-    ConnectError,
-    GroupAborted,
-    GroupReader,
-    SessionEnded,
-    SubscribeError,
-    TrackWriter,
-)
-from relay.model.path import checked
+from relay.client import Client, GroupAborted, GroupReader, SubscribeError, TrackWriter
+from relay.commands import sessions
+from relay.commands.arguments import URLS, Parser, Target, broadcast_of, word_of
+from relay.commands.sessions import FIRST_PAUSE, LONGEST_PAUSE, execute, put_line
 from relay.terminal import printable
-from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
-from relay.wire.ietf.codes import SessionCode as IetfCode
-from relay.wire.version import ALL_VERSIONS, AnyVersion, preferred, version_from_name
-
-DEFAULT_URL: Final = "http://localhost:4443/"
-SCHEMES: Final = ("http", "https", "moqt", "moql", "ws", "wss")
-
-FIRST_PAUSE: Final = 0.5
-"""Seconds before the second attempt; each further pause is twice as long."""
-
-LONGEST_PAUSE: Final = 5.0  # seconds: after a restart of the relay clients come back soon
-
-STEADY: Final = 20.0
-"""Seconds of an attempt that make the next pause short again. More than any time-out."""
 
 KEPT_MINUTES: Final = 2  # groups for late viewers: this minute, and the last one at its turn
-
-REFUSALS: Final = frozenset(
-    (
-        SessionCode.UNAUTHORIZED,
-        SessionCode.VERSION_NEGOTIATION,
-        IetfCode.EXPIRED_TOKEN,
-        OldCode.UNAUTHORIZED,
-        OldCode.VERSION,
-        HTTPStatus.UNAUTHORIZED,
-        *(
-            FIRST_APP_CODE + status
-            for status in range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
-        ),
-    )
-)
-"""Session codes after which another attempt would end the same way.
-
-The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that
-newer relays carry as application codes.
-"""
 
 MINUTE: Final = "%Y-%m-%d %H:%M:"
 SECOND: Final = "%S"
@@ -83,10 +34,8 @@ the broadcast to be announced, and again when it goes away. Both connect again w
 Flags may stand before and after URL.
 """
 
-EPILOGUE: Final = """\
-URL is http:// (a development server: its certificate is fetched first), https:// (WebTransport), moqt:// (raw QUIC) or
-ws:// and wss:// (WebSocket); http://localhost:4443/ if left out. A path limits what is seen, as the relay's rules say.
-
+EPILOGUE: Final = f"""\
+{URLS}
 examples:
   moq-clock publish
   moq-clock watch
@@ -103,13 +52,9 @@ class Options:
     """The options of the command line."""
 
     command: str
-    url: str  # with the token in its query: never shown
+    target: Target
     broadcast: str
     track: str
-    versions: tuple[AnyVersion, ...]
-    roots: tuple[Path, ...] | None
-    fingerprints: tuple[str, ...]
-    disable_verify: bool
 
 
 # -- the clock
@@ -199,86 +144,27 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
             pause = FIRST_PAUSE
 
 
-async def attend(client: Client, work: Awaitable[None]) -> None:
-    """Do `work` until it fails or the session ends; raises SessionEnded then."""
-    working = asyncio.ensure_future(work)
-    ending = asyncio.ensure_future(client.closed())
-    try:
-        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-        client.check()
-    finally:
-        for task in (working, ending):
-            task.cancel()
-        await asyncio.gather(working, ending, return_exceptions=True)
-
-
 # -- session after session
 
 
-class Refused(Exception):  # noqa: N818 - it says what happened
-    """The relay, or its certificate, will refuse again."""
-
-
 async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
-    """Connect and work, again and again, with pauses between. Ends by cancellation, or with Refused."""
-    pause = FIRST_PAUSE
-    clock = asyncio.get_running_loop().time
-    while True:
-        begun = clock()
-        try:
-            async with await connect(options) as client:
-                if options.command == "publish":
-                    work = publish(client, options)
-                else:
-                    work = watch(client, options, put_line)
-                await attend(client, work)
-            trouble = "the session is over"
-        except ConnectError as error:
-            trouble = str(error)
-            client_fault = error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
-            if error.kind in ("url", "tls", "protocol") or client_fault:
-                raise Refused(trouble) from error
-        except ClientError as error:
-            trouble = str(error)
-            if isinstance(error, SessionEnded) and error.by_peer and error.code in REFUSALS:
-                raise Refused(trouble) from error
-        if clock() - begun > STEADY:
-            pause = FIRST_PAUSE
-        say(f"{trouble}; trying again in {pause:g} s")
-        await sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+    """Publish or watch. Ends by cancellation, or with Refused."""
+
+    async def work(client: Client) -> None:
+        if options.command == "publish":
+            await publish(client, options)
+        else:
+            await watch(client, options, put_line)
+
+    await sessions.run(lambda: connect(options), work, say, sleep=sleep)
 
 
 async def connect(options: Options) -> Client:
     """Dial the relay."""
-    tls = ClientTls(options.roots, options.fingerprints, options.disable_verify)
-    return await Client.connect(options.url, versions=options.versions, tls=tls)
-
-
-async def until_stopped(options: Options) -> None:
-    """Run until a signal says stop."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await run(options)
+    return await options.target.connect()
 
 
 # -- command line
-
-
-def put_line(text: str) -> None:
-    """Print at once, for readers of a pipe."""
-    try:
-        terminal.write(f"{text}\n")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Refused(f"standard output: {error.strerror}") from None
 
 
 def say(text: str) -> None:
@@ -286,25 +172,13 @@ def say(text: str) -> None:
     terminal.say(f"moq-clock: {printable(text)}")
 
 
-class Parser(argparse.ArgumentParser):
-    """A fault in one line, with the place of help."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
-
-
 def build_parser() -> Parser:
     """The parser of the command line, with help and defaults."""
-    parser = Parser(
-        prog="moq-clock",
-        usage="moq-clock {publish,watch} [URL] [flags]",
-        description=DESCRIPTION,
-        epilog=EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser("moq-clock", "{publish,watch} [URL] [flags]", DESCRIPTION, EPILOGUE)
+    parser.add_argument(
+        "command", type=word_of("publish", "watch"), metavar="{publish,watch}", help="what to do"
     )
-    parser.add_argument("command", type=command_of, metavar="{publish,watch}", help="what to do")
-    parser.add_argument("url", metavar="URL", nargs="?", default=DEFAULT_URL, type=url_of, help="the relay")
+    parser.add_url()
     parser.add_argument(
         "--broadcast",
         metavar="PATH",
@@ -313,110 +187,15 @@ def build_parser() -> Parser:
         help="name of the broadcast (clock)",
     )
     parser.add_argument("--track", metavar="NAME", default="seconds", help="name of the track (seconds)")
-    parser.add_argument(
-        "--version",
-        metavar="VERSION",
-        action="append",
-        type=version_of,
-        help="offer only this protocol version, such as moq-lite-04 or moq-transport-18; may be repeated",
-    )
-    parser.add_argument(
-        "--jwt", metavar="TOKEN", help="token, appended to the query of the URL; never printed"
-    )
-    tls = parser.add_argument_group("whom to trust (default: the system's roots)")
-    tls.add_argument("--tls-disable-verify", action="store_true", help="accept any certificate")
-    tls.add_argument(
-        "--tls-root",
-        metavar="FILE",
-        action="append",
-        type=Path,
-        help="PEM file of roots to trust instead; may be repeated",
-    )
-    tls.add_argument(
-        "--tls-fingerprint",
-        metavar="HEX",
-        action="append",
-        type=fingerprint_of,
-        help="SHA-256 of the one certificate to trust; may be repeated",
-    )
+    parser.add_connection()
     return parser
-
-
-def command_of(text: str) -> str:
-    """Check the command, which is not quoted in messages: a URL in its place may hold a token."""
-    if text not in ("publish", "watch"):
-        raise argparse.ArgumentTypeError("want publish or watch")
-    return text
-
-
-def url_of(text: str) -> str:
-    """Check a URL as far as one can without dialling."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise argparse.ArgumentTypeError(
-            "want http://, https://, moqt://, moql://, ws:// or wss://, a host, and perhaps a port"
-        )
-    return text
-
-
-def broadcast_of(text: str) -> str:
-    """Bring a path into its normal form."""
-    try:
-        path = checked(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not path:
-        raise argparse.ArgumentTypeError("a broadcast needs a name")
-    return path
-
-
-def version_of(text: str) -> AnyVersion:
-    """ArgumentTypeError lists the valid names."""
-    try:
-        return version_from_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def fingerprint_of(text: str) -> str:
-    """Read 64 hex digits, with or without colons."""
-    digits = text.replace(":", "").strip().lower()
-    if not re.fullmatch("[0-9a-f]{64}", digits):
-        raise argparse.ArgumentTypeError("want the 64 hex digits of a SHA-256")
-    return digits
-
-
-def with_token(url: str, token: str | None) -> str:
-    """Put `token` into the query of `url`."""
-    if token is None:
-        return url
-    parts = urlsplit(url)
-    query = f"jwt={quote(token.strip(), safe='')}"
-    return urlunsplit(parts._replace(query=f"{parts.query}&{query}" if parts.query else query))
 
 
 def read_options(argv: Sequence[str] | None) -> Options:
     """Exits with status 2 if the command line is wrong, 0 after --help."""
     parser = build_parser()
-    found, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        # names only: after a misspelt --jwt comes a token
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        parser.error(f"unknown flag {', '.join(flags)}" if flags else "too many arguments")
-    return Options(
-        command=found.command,
-        url=with_token(found.url, found.jwt),
-        broadcast=found.broadcast,
-        track=found.track,
-        versions=preferred(found.version or ALL_VERSIONS),
-        roots=tuple(found.tls_root) if found.tls_root else None,
-        fingerprints=tuple(found.tls_fingerprint or ()),
-        disable_verify=found.tls_disable_verify,
-    )
+    found = parser.read(argv)
+    return Options(found.command, parser.target(found), found.broadcast, found.track)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -426,19 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = read_options(argv)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 2
-    # libraries keep quiet: our own lines say what matters
-    logging.basicConfig(handlers=[logging.NullHandler()])
-    try:
-        asyncio.run(until_stopped(options))
-    except Refused as refused:
-        say(str(refused))
-        return 1
-    except BrokenPipeError:
-        return 0
-    except Exception as error:  # noqa: BLE001 - the outermost boundary
-        say(f"internal error: {error!r}")
-        return 1
-    return 0
+    return execute(lambda: run(options), say)
 
 
 if __name__ == "__main__":

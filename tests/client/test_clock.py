@@ -12,6 +12,7 @@ import pytest
 
 from relay.client import Client, ConnectError, SessionEnded
 from relay.commands import clock
+from relay.commands.sessions import Refused, put_line
 from relay.transport.memory import memory_pair
 from relay.wire.version import ALL_VERSIONS, Draft, Version
 from tests.client.recording import requested
@@ -151,7 +152,7 @@ async def test_a_track_that_is_refused_is_asked_for_again(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "fault, raised",
-    [(OSError(28, "No space left on device"), clock.Refused), (BrokenPipeError(), BrokenPipeError)],
+    [(OSError(28, "No space left on device"), Refused), (BrokenPipeError(), BrokenPipeError)],
 )
 def test_a_line_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, fault: OSError, raised: type[Exception]
@@ -160,8 +161,8 @@ def test_a_line_that_cannot_be_written(
         raise fault
 
     monkeypatch.setattr("relay.terminal.write", write)
-    with pytest.raises(raised, match="No space left" if raised is clock.Refused else None):
-        clock.put_line("2026-11-22 07:30:58")
+    with pytest.raises(raised, match="No space left" if raised is Refused else None):
+        put_line("2026-11-22 07:30:58")
 
 
 # -- session after session
@@ -227,7 +228,7 @@ async def test_what_will_not_change_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, error: ConnectError
 ) -> None:
     relays = Relays(monkeypatch, error)
-    with pytest.raises(clock.Refused, match="cannot connect"):
+    with pytest.raises(Refused, match="cannot connect"):
         await clock.run(options(), sleep=relays.sleep)
 
 
@@ -238,7 +239,7 @@ async def test_a_refusal_inside_the_session_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, code: int, ends: bool
 ) -> None:
     relays = Relays(monkeypatch, SessionEnded(code, "no", by_peer=True))
-    with pytest.raises(clock.Refused if ends else asyncio.CancelledError):
+    with pytest.raises(Refused if ends else asyncio.CancelledError):
         await clock.run(options(), sleep=relays.sleep)
 
 
@@ -247,10 +248,10 @@ async def test_a_refusal_inside_the_session_ends_the_command(
 
 def test_the_defaults() -> None:
     found = options()
-    assert (found.command, found.url) == ("watch", "http://localhost:4443/")
+    assert (found.command, found.target.url) == ("watch", "http://localhost:4443/")
     assert (found.broadcast, found.track) == ("clock", "seconds")
-    assert found.versions == ALL_VERSIONS
-    assert (found.roots, found.fingerprints, found.disable_verify) == (None, (), False)
+    assert found.target.versions == ALL_VERSIONS
+    assert (found.target.roots, found.target.fingerprints, found.target.disable_verify) == (None, (), False)
 
 
 def test_the_flags() -> None:
@@ -269,9 +270,9 @@ def test_the_flags() -> None:
         *("--tls-root", "ca.pem", "--tls-disable-verify", "--tls-fingerprint", ":".join(["AB"] * 32)),
     )
     assert (found.broadcast, found.track) == ("a/b", "t")
-    assert found.versions == (Version.LITE_06, Version.LITE_04)
-    assert (found.roots, found.disable_verify) == ((Path("ca.pem"),), True)
-    assert found.fingerprints == ("ab" * 32,)
+    assert found.target.versions == (Version.LITE_06, Version.LITE_04)
+    assert (found.target.roots, found.target.disable_verify) == ((Path("ca.pem"),), True)
+    assert found.target.fingerprints == ("ab" * 32,)
 
 
 FLAGS = (["--version", "moq-transport-18"], ["--tls-disable-verify"], ["--broadcast", "a"])
@@ -283,8 +284,12 @@ def test_flags_stand_before_between_and_after_command_and_url(before: int, betwe
     flags = [*FLAGS[before:], *FLAGS[:before]]
     words = [flags[:between], [["watch"]], flags[between:][:1], [["moqt://h:1/demo"]], flags[between:][1:]]
     found = clock.read_options([word for part in words for flag in part for word in flag])
-    assert (found.command, found.url) == ("watch", "moqt://h:1/demo")
-    assert (found.versions, found.disable_verify, found.broadcast) == ((Draft.DRAFT_18,), True, "a")
+    assert (found.command, found.target.url) == ("watch", "moqt://h:1/demo")
+    assert (found.target.versions, found.target.disable_verify, found.broadcast) == (
+        (Draft.DRAFT_18,),
+        True,
+        "a",
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +301,7 @@ def test_flags_stand_before_between_and_after_command_and_url(before: int, betwe
     ],
 )
 def test_the_token_goes_into_the_query(url: str, expected: str) -> None:
-    assert options(url, "--jwt", "a/b\n").url == expected
+    assert options(url, "--jwt", "a/b\n").target.url == expected
 
 
 @pytest.mark.parametrize(
@@ -347,7 +352,7 @@ def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "failure, status, said",
     [
-        (clock.Refused("the relay says no"), 1, "moq-clock: the relay says no\n"),
+        (Refused("the relay says no"), 1, "moq-clock: the relay says no\n"),
         (KeyError("oh"), 1, "moq-clock: internal error: KeyError('oh')\n"),
         (None, 0, ""),
     ],

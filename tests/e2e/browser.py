@@ -207,7 +207,7 @@ class Page(EventLog):
         app = web.Application()
         app.router.add_post("/event", self._on_event)
         if self._modules is not None:
-            app.router.add_static("/modules", self._modules)
+            app.router.add_get("/modules/{path:.+}", self._module)
         app.router.add_static("/", PAGES)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -215,6 +215,15 @@ class Page(EventLog):
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         return int(runner.addresses[0][1])
+
+    async def _module(self, request: web.Request) -> web.StreamResponse:
+        """A file of an npm package, also by a name without its ending, which bundlers complete."""
+        assert self._modules is not None
+        path = self._modules / request.match_info["path"]
+        for found in (path.with_name(f"{path.name}.js"), path / "index.js"):
+            if not path.is_file() and found.is_file():
+                raise web.HTTPFound(f"/modules/{found.relative_to(self._modules)}")
+        return web.FileResponse(path)
 
     async def _on_event(self, request: web.Request) -> web.Response:
         self._add(await request.json())

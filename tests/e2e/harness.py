@@ -33,7 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
 AIOMOQT = "0.13.3"
-PYAV = "18.1.0"
 CLOSE_S = 10.0
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 INSTALL_S = 600.0
@@ -233,12 +232,6 @@ def aiomoqt() -> Path | None:
     return None if base is None else _environment(f"aiomoqt=={AIOMOQT}", base)
 
 
-@functools.cache
-def pyav_python() -> Path:
-    """Python of an environment with PyAV, which encodes media; made if missing."""
-    return _environment(f"av=={PYAV}", sys.executable) / "python"
-
-
 def _environment(package: str, base: str) -> Path:
     """The `bin` of a virtual environment with a package, made by the Python `base`.
 
@@ -301,28 +294,6 @@ def npm_modules(package: str) -> Path:
             _install("npm", "install", "--prefix", str(home), package, *options)
             (home / "complete").touch()
     return home / "node_modules"
-
-
-BUNDLER = "esbuild@0.25.11"
-
-
-@functools.cache
-def npm_bundle(package: str, entry: str) -> Path:
-    """A folder with `bundle.js`: a module of an npm package and all that it imports, for a page.
-
-    Raises RuntimeError with the bundler's output.
-    """
-    modules, bundler = npm_modules(package), npm_modules(BUNDLER)
-    folder = modules.parent / "bundle"
-    with (VENVS / f"{modules.parent.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        source, made = modules.parent / "entry.js", folder / "bundle.js"
-        text = f"import {json.dumps(entry)};\n"
-        if not made.exists() or source.read_text() != text:
-            source.write_text(text)
-            options = ("--bundle", "--format=esm", "--log-level=warning", f"--outfile={made}")
-            _install(str(bundler / ".bin" / "esbuild"), str(source), *options)
-    return folder
 
 
 def _install(*command: str) -> None:

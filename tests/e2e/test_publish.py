@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,19 +13,17 @@ import aiohttp
 import pytest
 
 from relay.app import Relay
-from tests.e2e.browser import Json, Page, chromium_path
-from tests.e2e.harness import npm_bundle
+from tests.e2e.browser import Json, chromium_path
+from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import config, running
-from tests.e2e.test_dashboard import Tab, tab
+from tests.e2e.watch_support import watching
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
 
 VECTORS: Final = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["vectors"]
-
-WATCH: Final = "@moq/watch@0.4.6"
 
 BARS: Final = [
     *((192, 192, 192), (192, 192, 0), (0, 192, 192), (0, 192, 0)),
@@ -64,15 +60,6 @@ async def frames(relay: Relay, path: str, track: str, group: str = "latest") -> 
     return [json.loads(line) for line in text.splitlines()]
 
 
-@contextlib.asynccontextmanager
-async def watching(relay: Relay, path: str, points: list[tuple[float, float]]) -> AsyncIterator[Page]:
-    """The npm package in a tab of its own."""
-    folder = await asyncio.to_thread(npm_bundle, WATCH, "@moq/watch/element")
-    listed = ";".join(f"{x:.3f},{y:.3f}" for x, y in points)
-    async with Page("watch.html", modules=folder, relay=relay.url, broadcast=path, points=listed) as viewer:
-        yield viewer
-
-
 # -- with a relay
 
 
@@ -90,12 +77,14 @@ async def test_the_test_picture_in_the_browser_of_a_viewer() -> None:
         await page.until(f"{STATE} === 'live'")
 
         middles = [((index + 0.5) / len(BARS), 0.3) for index in range(len(BARS))]
-        viewer = await stack.enter_async_context(watching(relay, "live/test", middles))
-        shown = await viewer.wait_for("picture", nth=5)
+        points = ";".join(f"{x:.3f},{y}" for x, y in middles)
+        viewer = await stack.enter_async_context(watching(relay, "live/test", points=points))
+        await viewer.wait_for("colours", nth=10)
+        shown = viewer.find("colours")[-1]
         assert (shown["width"], shown["height"]) == (960, 540)
         for colour, expected in zip(shown["colours"], BARS, strict=True):
             assert all(abs(a - b) < 32 for a, b in zip(colour, expected, strict=True)), shown
-        await viewer.wait_for("sound")
+        assert shown["sound"] > 0
         await page.until("document.querySelector('[data-publish=viewers]').textContent === '1'")
         await page.until("document.querySelector('[data-publish=rate]').textContent.endsWith(' Mbit/s')")
         assert viewer.count("error") == 0, viewer.events

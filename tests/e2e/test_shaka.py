@@ -13,6 +13,7 @@ import json
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from relay.client import Client
 from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
 from tests.e2e.auth_support import everything, guarded, http, token
 from tests.e2e.browser import Page, chromium_path
-from tests.e2e.harness import INSTALL_S, ROOT, npm_modules, pyav_python
+from tests.e2e.harness import INSTALL_S, ROOT, npm_modules
 from tests.e2e.support import running
 
 PACKAGE = "shaka-player@5.2.12"
@@ -55,9 +56,8 @@ class Track:
 
 @functools.cache
 def encoded(kind: str) -> Track:
-    script = ROOT / "tests" / "e2e" / "peers" / "cmaf.py"
-    command = [str(pyav_python()), str(script), kind, str(RATE), str(SECONDS)]
-    data = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=INSTALL_S).stdout
+    command = [sys.executable, "-m", "tests.e2e.peers.cmaf", kind, str(RATE), str(SECONDS)]
+    data = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=INSTALL_S, cwd=ROOT).stdout
     header, chunks = b"", list[bytes]()
     for name, box in boxes(data):
         if name in (b"ftyp", b"moov"):

@@ -1,0 +1,52 @@
+"""NAL units of H.264 and H.265, and the headers of AAC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+START: Final = b"\0\0\1"
+
+ADTS_HEADER: Final = 7
+"""Bytes, 9 with a checksum."""
+
+AAC_RATES: Final = (
+    *(96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000),
+    *(22_050, 16_000, 12_000, 11_025, 8_000, 7_350),
+)
+"""Hertz, by the index that an AudioSpecificConfig has."""
+
+
+def nal_units(data: bytes) -> Iterator[bytes]:
+    """The NAL units of an Annex B byte stream, without start codes."""
+    at = data.find(START)
+    while at >= 0:
+        begin = at + len(START)
+        at = data.find(START, begin)
+        unit = data[begin:] if at < 0 else data[begin:at]
+        # the zero of a four-byte start code, and trailing zeros, belong to no unit
+        unit = unit.rstrip(b"\0")
+        if unit:
+            yield unit
+
+
+def is_annex_b(data: bytes) -> bool:
+    """The bytes begin with a start code."""
+    return data.startswith((START, b"\0" + START))
+
+
+def raw(unit: bytes) -> bytes:
+    """The payload of a NAL unit without emulation prevention bytes."""
+    return unit.replace(b"\0\0\3", b"\0\0")
+
+
+def adts_frame(data: bytes) -> tuple[bytes, bytes] | None:
+    """The AudioSpecificConfig that an ADTS header stands for, and the frame after it; None without a header."""
+    if len(data) < ADTS_HEADER or data[0] != 0xFF or data[1] & 0xF6 != 0xF0:
+        return None
+    object_type = (data[2] >> 6) + 1
+    frequency = data[2] >> 2 & 15
+    channels = (data[2] & 1) << 2 | data[3] >> 6
+    header = ADTS_HEADER if data[1] & 1 else ADTS_HEADER + 2
+    config = object_type << 11 | frequency << 7 | channels << 3
+    return config.to_bytes(2, "big"), data[header:]
