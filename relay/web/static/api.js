@@ -109,3 +109,25 @@ export async function* frames(broadcast, track, signal) {
     }
   }
 }
+
+/** An optional part: null where the relay or the rights of this page lack it. */
+async function optional(path, query) {
+  try {
+    return await (await get(route(path, query), once("application/json"))).json();
+  } catch (error) {
+    if (error instanceof Refused && [401, 403, 404].includes(error.status)) return null;
+    throw error;
+  }
+}
+
+/** Figures of the last hour and day, or null. */
+export const history = () => optional("history");
+
+/** Events with a number above `after`, at most the latest 200; or null. */
+export const events = (after) => optional("events", after ? { after: String(after) } : {});
+
+/** Close a session. Returns the answer's text. */
+export async function closeSession(number) {
+  const response = await get(route(`sessions/${number}/close`), { method: "POST", signal: AbortSignal.timeout(TIMEOUT) });
+  return (await response.text()).trim();
+}

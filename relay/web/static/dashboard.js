@@ -1,17 +1,22 @@
 // The page: queries the relay every second and shows the last minutes. Other modules do not query.
 
 import * as api from "./api.js";
-import { TimeChart } from "./charts.js";
+import { ClusterPage } from "./cluster.js";
 import { copy, find, findAll, mark, show, write, writeLong } from "./dom.js";
+import { EventLog, EventsPage } from "./events.js";
 import * as format from "./format.js";
+import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
 import { Publish } from "./publish.js";
-import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
+import { SessionPage } from "./session.js";
+import { BroadcastTable, SessionTable, skippedGroups, trackKey } from "./tables.js";
+import { TotalCharts } from "./totals.js";
 import { Watch } from "./watch.js";
 
 const PERIOD = 1000; // milliseconds between queries
 const LONGEST_PAUSE = 10_000; // between attempts without an answer
 const REFUSED_PAUSE = 60_000; // without any permission
+const BAR = 60; // pixels of the bar on top
 const ASK_AGAIN = 60; // queries until a page without permission for /state tries again
 
 const total = new History();
@@ -20,31 +25,10 @@ const sessions = new Histories();
 
 const broadcastTable = new BroadcastTable(tracks);
 const sessionTable = new SessionTable(sessions);
-const peerTable = new PeerTable();
-const charts = find("#charts");
-const traffic = new TimeChart(charts, {
-  title: "Traffic",
-  series: [{ label: "sent", colour: "sent" }, { label: "received", colour: "received" }],
-  format: format.rate,
-  axis: format.round(format.rate),
-  least: 1000,
-  sync: "overview",
-});
-const groups = new TimeChart(charts, {
-  title: "Groups of all tracks",
-  series: [{ label: "begun", colour: "groups" }],
-  format: format.often,
-  axis: format.perSecond,
-  least: 1,
-  sync: "overview",
-});
-const audience = new TimeChart(charts, {
-  title: "Audience",
-  series: [{ label: "sessions", colour: "sessions" }, { label: "viewers", colour: "viewers" }],
-  format: format.count,
-  least: 4,
-  sync: "overview",
-});
+const totalCharts = new TotalCharts(total);
+const health = new Health();
+const icon = new TabIcon();
+const events = new EventLog();
 const watch = new Watch(tracks);
 const publish = new Publish();
 
@@ -59,6 +43,8 @@ function remember(state) {
     total.clear(); // the relay was restarted
     tracks.keep(new Set());
     sessions.keep(new Set());
+    totalCharts.forget();
+    events.forget();
   }
   since = state.relay.since;
   const known = new Set();
@@ -72,23 +58,34 @@ function remember(state) {
     }
   }
   tracks.keep(known);
-  for (const { session, bytes_received, bytes_sent } of state.sessions) {
-    sessions.of(session).push(now, { bytes_received, bytes_sent });
+  for (const session of state.sessions) {
+    const { bytes_received, bytes_sent, rtt } = session;
+    const skipped = skippedGroups(session);
+    const counters = skipped === null ? { bytes_received, bytes_sent } : { bytes_received, bytes_sent, skipped };
+    sessions.of(session.session).push(now, counters, { rtt });
   }
   sessions.keep(new Set(state.sessions.map(({ session }) => session)));
   // Sums of rates: rates of sums would fall whenever a session closes.
   const first = total.points.length === 0;
+  const { lag = null, cpu = null, memory = null } = state.health?.figures ?? {};
   const sum = (histories, name) => (first ? null : histories.sum(name));
   total.push(now, {}, {
     sent: sum(sessions, "bytes_sent"),
     received: sum(sessions, "bytes_received"),
     groups: sum(tracks, "groups"),
+    skipped: sum(sessions, "skipped"),
+    lag,
+    cpu,
+    memory,
     viewers: state.totals.viewers,
     sessions: state.totals.sessions,
   });
 }
 
 // -- display
+
+let name = location.host; // of the relay
+let last = null; // the newest answer of /state, or null without permission
 
 const field = (name) => find(`[data-relay="${name}"]`);
 
@@ -112,13 +109,13 @@ function display(state) {
   writeLong(field("node"), relay.node ?? "none (standalone)");
   fingerprint(relay.certificate);
   certificates(relay.certificates ?? [], relay.now);
-  const columns = (...names) => total.columns(relay.now, names);
-  traffic.draw(columns("sent", "received"));
-  groups.draw(columns("groups"));
-  audience.draw(columns("sessions", "viewers"));
+  totalCharts.draw(relay.now);
   broadcastTable.update(state.broadcasts, relay.now);
   sessionTable.update(state.sessions, relay.now);
-  peerTable.update(state.peers, relay.now);
+  health.update(state.health ?? null);
+  name = relay.node ?? location.host;
+  show(find("[data-page=cluster]"), state.peers.length > 0 || relay.node !== null);
+  show(find("[data-page=events]"), events.available);
   welcome(state.broadcasts, relay);
   note("");
 }
@@ -126,6 +123,7 @@ function display(state) {
 /** Show or hide the parts that need /state. */
 function know(all) {
   for (const element of findAll("[data-needs=state]")) show(element, all);
+  for (const link of all ? [] : findAll("[data-page=events], [data-page=cluster]")) show(link, false);
   mark(document.body, "data-announced", all ? null : "");
 }
 
@@ -154,7 +152,7 @@ function places(paths) {
 
 function displayAnnounced(broadcasts) {
   know(false);
-  show(find("#peers"), false);
+  health.update(null);
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
   const known = {
     broadcasts: new Set(broadcasts.map(({ path }) => path)).size,
@@ -231,6 +229,16 @@ function report(status, text) {
   mark(element, "data-status", status);
   write(element, text);
   mark(document.body, "data-stale", status === "unreachable" ? "" : null);
+  tab();
+}
+
+/** Title and icon of the tab, and the name on top. */
+function tab() {
+  const { status } = find("#status").dataset;
+  const well = last?.health?.well;
+  const condition = status === "unreachable" ? "gone" : well === undefined ? "unknown" : well ? "well" : "look";
+  icon.show(name, condition, page.title);
+  writeLong(field("name"), name);
 }
 
 /** Query and show. Returns the refusal if nothing is permitted. */
@@ -239,14 +247,17 @@ async function ask() {
   else {
     try {
       const state = await api.state();
+      last = state;
       remember(state);
+      await Promise.all([totalCharts.load(state.relay.now), page.ask?.()]);
       display(state);
-      watch.update(state);
-      publish.update(state.broadcasts, state.relay);
+      page.update(state);
+      publish.learn(state.broadcasts, state.relay);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
       hidden = ASK_AGAIN;
+      last = null;
     }
   }
   let refusal = null;
@@ -260,8 +271,8 @@ async function ask() {
   ]);
   displayAnnounced(broadcasts);
   fingerprint(certificate);
-  watch.update(null);
-  publish.update(broadcasts, null);
+  if (page === watch) watch.update(null);
+  publish.learn(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
@@ -270,6 +281,8 @@ async function ask() {
   }
   return refusal;
 }
+
+let wake = () => {}; // ends the pause: a page was opened that needs an answer
 
 async function run() {
   let lost = null;
@@ -294,24 +307,72 @@ async function run() {
       pause = Math.min(pause * 2, LONGEST_PAUSE);
     }
     const wait = Math.max(PERIOD / 4, pause - (performance.now() - start));
-    await new Promise((resolve) => setTimeout(resolve, wait));
+    await new Promise((resolve) => {
+      wake = resolve;
+      setTimeout(resolve, wait);
+    });
   }
 }
 
-// -- views and buttons
+// -- pages, keys and buttons
+
+/** Pages by the key in the address that opens them: `#session=7`, `#events`. Each has `open`, `close` and `update`;
+ * `ask`, where it is there, queries more than /state. */
+const overview = { title: "", element: find("#overview"), open() {}, close() {}, update() {} };
+const words = { title: "Words", element: find("#words"), open: () => find("#words-title").focus({ preventScroll: true }), close() {}, update() {} };
+const pages = {
+  broadcast: Object.assign(watch, { element: find("#watch"), title: "Watch" }),
+  publish,
+  session: new SessionPage(sessions, tracks, events),
+  events: new EventsPage(events),
+  cluster: new ClusterPage(total),
+  words,
+};
+let page = overview;
 
 function navigate() {
   const query = new URLSearchParams(location.hash.slice(1));
-  const watching = query.has("broadcast");
-  const publishing = location.hash === "#publish";
-  show(find("#overview"), !watching && !publishing);
-  show(find("#watch"), watching);
-  show(find("#publish"), publishing);
+  const key = Object.keys(pages).find((each) => query.has(each));
+  page.close();
+  page = pages[key] ?? overview;
+  for (const each of [overview, ...Object.values(pages)]) show(each.element, each === page);
+  for (const link of findAll(".pages a")) {
+    mark(link, "aria-current", link.dataset.page === (key ?? "overview") ? "page" : null);
+  }
   scrollTo(0, 0);
-  if (publishing) publish.open();
-  else publish.close();
-  if (watching) watch.open(query.get("broadcast"), query.get("track") ?? "");
-  else watch.close();
+  if (page === watch) watch.open(query.get("broadcast"), query.get("track") ?? "");
+  else page.open(query);
+  if (last) page.update(last);
+  if (query.has("sessions")) {
+    find("#sessions").scrollIntoView();
+    find("#sessions-title").focus({ preventScroll: true });
+  }
+  tab();
+  wake();
+}
+
+const editable = (element) => element.matches("input, textarea, select, [contenteditable]");
+
+/** "/" enters the filter that is in view; Esc clears it, and otherwise returns to the overview. */
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || find("dialog[open]")) return;
+  const { target, key } = event;
+  if (key === "/" && !editable(target)) {
+    const filters = findAll("[data-filter]").filter((filter) => filter.checkVisibility());
+    const filter = filters.find((each) => each.getBoundingClientRect().bottom > BAR) ?? filters.at(-1);
+    if (!filter) return;
+    event.preventDefault();
+    filter.focus();
+    filter.select();
+  } else if (key === "Escape" && target.matches("[data-filter]")) {
+    event.preventDefault(); // the event for the changed text comes from here, in every browser
+    if (target.value) {
+      target.value = "";
+      target.dispatchEvent(new Event("input"));
+    } else target.blur();
+  } else if (key === "Escape" && !editable(target) && !document.fullscreenElement && page !== overview) {
+    location.hash = "";
+  }
 }
 
 document.addEventListener("click", (event) => {
@@ -320,6 +381,8 @@ document.addEventListener("click", (event) => {
   copy(button, find("code", button.parentElement).textContent);
 });
 for (const link of findAll("[data-route]")) link.href = api.below(link.dataset.route);
+document.addEventListener("keydown", press);
 addEventListener("hashchange", navigate);
+totalCharts.onchoose = () => wake();
 navigate();
 run();

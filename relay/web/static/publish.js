@@ -35,6 +35,9 @@ function fault(path) {
 }
 
 export class Publish {
+  element = find("#publish");
+  title = "Publish";
+
   constructor() {
     this.source = null; // that is previewed or published
     this.broadcast = null;
@@ -50,7 +53,6 @@ export class Publish {
   // -- elements
 
   #build() {
-    const root = find("#publish");
     const tile = (name, label, title) => {
       const element = make("div", {}, make("dt", {}, label), make("dd", { "data-publish": name }, format.NONE));
       if (title) element.title = title;
@@ -64,8 +66,8 @@ export class Publish {
       make("button", { type: "submit", class: "main", "data-publish": "go" }, "Go live"),
       make("button", { type: "button", class: "stop", "data-publish": "stop", hidden: "" }, "Stop"),
       make("a", { class: "button", "data-publish": "watch", hidden: "" }, "Watch"));
-    root.append(
-      make("div", { class: "head" }, make("a", { class: "button", href: "#" }, "\u2190 Overview"), make("h1", { tabindex: "-1" }, "Publish from this browser")),
+    this.element.append(
+      make("h1", { tabindex: "-1" }, "Publish from this browser"),
       make("p", { class: "note", "data-publish": "obstacle", hidden: "" }),
       make("div", { class: "sources", "data-publish": "sources" }, ...sourceButtons((source) => this.#choose(source))),
       form,
@@ -113,7 +115,7 @@ export class Publish {
     for (const button of field("sources").children) button.disabled = problem !== null;
     this.#suggest();
     this.#draw();
-    find("#publish h1").focus({ preventScroll: true });
+    find("h1", this.element).focus({ preventScroll: true });
   }
 
   close() {
@@ -121,8 +123,10 @@ export class Publish {
     if (!this.publication) this.#release(); // a camera that is not published must not stay on
   }
 
-  /** Broadcasts in the form of /state, each second, and the part about the relay; null if unknown. */
-  update(broadcasts, relay) {
+  update() {}
+
+  /** Broadcasts in the form of /state, each second on every page, and the part about the relay; null if unknown. */
+  learn(broadcasts, relay) {
     this.relay = relay;
     this.known = new Map();
     mark(field("viewers"), "title", relay ? null : "Summed over tracks: who watches pictures and sound counts for each");

@@ -129,7 +129,7 @@ export class Watch {
     const line = (title, label, colour, options) =>
       new TimeChart(relay, { title, series: [{ label, colour }], sync: "track", ...options });
     this.relayCharts = [
-      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), least: 1000 })],
+      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), unit: format.MEGABIT, least: 0.01 * format.MEGABIT })],
       ["groups", line("Groups", "begun", "groups", { format: format.often, axis: format.perSecond, least: 1 })],
       ["viewers", line("Viewers", "now", "viewers", { format: format.count, least: 4 })],
     ];
