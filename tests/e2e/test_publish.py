@@ -104,6 +104,23 @@ async def test_the_test_picture_in_the_browser_of_a_viewer() -> None:
         assert page.complaints == []
 
 
+async def test_one_tab_publishes_and_the_dashboard_plays_in_another() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        page = await stack.enter_async_context(tab(relay.internal_url))
+        await publish(page, "test")
+        address = await page.evaluate("document.querySelector('[data-publish=watch]').href")
+        viewer = await stack.enter_async_context(tab(address))
+        colours = """((canvas) => %s.map(([x, y]) => [...canvas.getContext('2d').getImageData(
+            canvas.width * x, canvas.height * y, 1, 1).data.slice(0, 3)]))(document.querySelector('[data-play=canvas]'))"""
+        middles = [[(index + 0.5) / len(BARS), 0.3] for index in range(len(BARS))]
+        near = f"""{colours % middles}.every((colour, bar) =>
+            colour.every((part, index) => Math.abs(part - {json.dumps(BARS)}[bar][index]) < 32))"""
+        await viewer.until(near)
+        await page.until("Number(document.querySelector('[data-publish=viewers]').textContent) >= 1")
+        assert page.complaints == viewer.complaints == []
+
+
 async def test_camera_and_microphone() -> None:
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running())
@@ -145,8 +162,8 @@ async def test_the_broadcast_returns_with_the_relay() -> None:
     ("claims", "told"),
     [
         (None, "This needs a token"),
-        ({"get": [""]}, "does not let this page publish live/test"),
-        ({"get": [""], "put": ["room"]}, "It permits: room/\u2026"),
+        ({"get": [""]}, "the token lacks the right to publish there. It permits no publishing at all."),
+        ({"get": [""], "put": ["room"]}, "It permits room/\u2026"),
     ],
     ids=["no token", "no right to publish", "elsewhere"],
 )
@@ -158,6 +175,8 @@ async def test_a_refusal_is_told_in_words(claims: Json | None, told: str, tmp_pa
         await publish(page, "test", "live/test", state="refused")
         assert told in await page.text("[data-publish=state]")
         assert await page.evaluate("document.querySelector('[data-publish=stop]').hidden")
+        # the source stays for another name
+        assert await page.evaluate("document.querySelector('.preview canvas').checkVisibility()")
 
 
 async def test_names_that_no_broadcast_can_have() -> None:

@@ -7,8 +7,10 @@ import { EventLog, EventsPage } from "./events.js";
 import * as format from "./format.js";
 import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
+import { Player } from "./player.js";
 import { Publish } from "./publish.js";
 import { SessionPage } from "./session.js";
+import "./signin.js";
 import { BroadcastTable, SessionTable, skippedGroups, trackKey } from "./tables.js";
 import { TotalCharts } from "./totals.js";
 import { Watch } from "./watch.js";
@@ -30,6 +32,7 @@ const health = new Health();
 const icon = new TabIcon();
 const events = new EventLog();
 const watch = new Watch(tracks);
+const player = new Player();
 const publish = new Publish();
 
 // -- state
@@ -166,9 +169,9 @@ function displayAnnounced(broadcasts) {
   broadcastTable.update(broadcasts, Date.now() / 1000);
   welcome(broadcasts, null);
   note(
-    api.hasToken
-      ? "The token in this page's address does not show sessions and rates; the relay's internal address does."
-      : "Sessions and rates are shown on the relay's internal address, or with a token: ?jwt= in this page's address.",
+    api.hasToken()
+      ? "This token does not show sessions and rates; the relay's internal address does."
+      : "Sessions and rates are shown on the relay's internal address, or with a token.",
   );
 }
 
@@ -271,13 +274,13 @@ async function ask() {
   ]);
   displayAnnounced(broadcasts);
   fingerprint(certificate);
-  if (page === watch) watch.update(null);
+  if (page === watch || page === player) page.update(null);
   publish.learn(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
     for (const element of findAll("[data-total]")) write(element, format.NONE);
-    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= with a public path."));
+    note(refusal.advice + (api.hasToken() ? "" : " Or add ?path= with a public path to this page's address."));
   }
   return refusal;
 }
@@ -321,7 +324,8 @@ async function run() {
 const overview = { title: "", element: find("#overview"), open() {}, close() {}, update() {} };
 const words = { title: "Words", element: find("#words"), open: () => find("#words-title").focus({ preventScroll: true }), close() {}, update() {} };
 const pages = {
-  broadcast: Object.assign(watch, { element: find("#watch"), title: "Watch" }),
+  track: watch, // of a broadcast, which the address names, too
+  broadcast: player,
   publish,
   session: new SessionPage(sessions, tracks, events),
   events: new EventsPage(events),
@@ -340,8 +344,7 @@ function navigate() {
     mark(link, "aria-current", link.dataset.page === (key ?? "overview") ? "page" : null);
   }
   scrollTo(0, 0);
-  if (page === watch) watch.open(query.get("broadcast"), query.get("track") ?? "");
-  else page.open(query);
+  page.open(query);
   if (last) page.update(last);
   if (query.has("sessions")) {
     find("#sessions").scrollIntoView();
@@ -380,7 +383,15 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   copy(button, find("code", button.parentElement).textContent);
 });
-for (const link of findAll("[data-route]")) link.href = api.below(link.dataset.route);
+function routes() {
+  for (const link of findAll("[data-route]")) link.href = api.link(link.dataset.route);
+}
+routes();
+api.changes.addEventListener("token", () => {
+  hidden = 0; // with another token the state may be shown
+  routes();
+  wake();
+});
 document.addEventListener("keydown", press);
 addEventListener("hashchange", navigate);
 totalCharts.onchoose = () => wake();

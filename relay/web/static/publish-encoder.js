@@ -87,7 +87,7 @@ export class Broadcast {
   }
 
   /** Begin. Resolves when there is a catalog, so that the broadcast may be announced. */
-  async start() {
+  start() {
     const ready = new Promise((resolve, reject) => Object.assign(this, { ready: resolve, fail: reject }));
     this.source.onpicture = (frame) => this.#picture(frame);
     if (this.source.hasSound) {
@@ -95,13 +95,13 @@ export class Broadcast {
       this.source.onsound = (data) => this.#sound(data);
       this.rendition = { codec: "opus", container: { kind: "legacy" }, sampleRate: 48_000, numberOfChannels: 1, bitrate: AUDIO_BITRATE, jitter: 20 };
     }
-    await this.source.start();
-    await ready;
+    return ready;
   }
 
+  /** The source goes on. */
   close() {
     this.closed = true;
-    this.source.stop();
+    this.source.release();
     shut(this.encoder);
     shut(this.voice);
   }

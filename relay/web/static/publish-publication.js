@@ -4,9 +4,8 @@ import * as api from "./api.js";
 import { Session } from "./publish-session.js";
 
 const FIRST_PAUSE = 500; // milliseconds before another attempt, doubled each time
+const MOST_REFUSALS = 2;
 const LONGEST_PAUSE = 10_000;
-
-const hasToken = () => api.route("").searchParams.has("jwt");
 
 /** Address of the relay's WebSocket, with the page's token. The page may be served below a prefix. */
 function address() {
@@ -36,10 +35,12 @@ export class Publication {
 
   async run(broadcast) {
     let pause = FIRST_PAUSE;
+    let refusals = 0; // in a row; a single one may be of a relay that was just starting
     while (!this.stopped) {
       this.#say("connecting", "Connecting to the relay.");
       this.session = new Session(address(), broadcast, () => {
         pause = FIRST_PAUSE;
+        refusals = 0;
         this.#say("live", "Live.");
       });
       const end = await this.session.ended;
@@ -48,13 +49,14 @@ export class Publication {
       if (this.stopped) break;
       const refusal = end.final || !end.opened ? await refusalOf(end, broadcast.path) : null;
       if (this.stopped) break;
-      if (refusal !== null) {
+      refusals += refusal === null ? 0 : 1;
+      if (refusal !== null && (end.final || refusals >= MOST_REFUSALS)) {
         this.#say("refused", refusal);
         return;
       }
       const wait = pause * (0.75 + Math.random() / 2); // publishers of a restarted relay come one by one
       pause = Math.min(pause * 2, LONGEST_PAUSE);
-      const reason = end.opened ? end.message : "the relay is not reachable";
+      const reason = end.opened ? end.message : "the relay does not answer";
       this.#say("waiting", `Not connected: ${reason}. Next attempt in ${Math.ceil(wait / 1000)} s.`);
       await new Promise((resolve) => {
         this.wake = resolve;
@@ -78,18 +80,16 @@ export class Publication {
 /** Why the relay refuses, in words; null if another attempt may succeed. A failed WebSocket gives no reason. */
 async function refusalOf(end, path) {
   if (end.prefixes !== null) {
-    const elsewhere = end.prefixes.map((prefix) => `${prefix}/\u2026`).join(", ");
-    const allowed = elsewhere ? `It permits: ${elsewhere}` : "It permits no publishing at all.";
-    const token = hasToken() ? "The token in this page's address lacks" : "Without a token there is no";
-    return `The relay does not let this page publish ${path}. ${token} the right to publish there. ${allowed}`;
+    const permitted = end.prefixes.map((prefix) => `${prefix}/\u2026`).join(", ");
+    const lack = api.hasToken() ? "the token lacks the right to publish there" : "publishing there needs a token";
+    return `The relay refuses ${path}: ${lack}. ${permitted ? `It permits ${permitted}` : "It permits no publishing at all."}`;
   }
-  if (end.opened) return `The relay ended the session: ${end.message}.`;
+  if (end.final) return `The relay ended the session: ${end.message}.`;
   try {
     await api.announced();
   } catch (error) {
     return error.final ? error.advice : null;
   }
-  return hasToken()
-    ? "The relay answers, but accepts no session: the token in this page's address grants nothing here, or WebSocket sessions are off ([web] ws)."
-    : "The relay answers, but accepts no session: publishing may need a token (?jwt= in this page's address), or WebSocket sessions are off ([web] ws).";
+  const cause = api.hasToken() ? "the token grants nothing here" : "a token may be needed";
+  return `The relay answers, but accepts no session: ${cause}, or WebSocket sessions are off ([web] ws).`;
 }

@@ -23,15 +23,20 @@ export function obstacle() {
   return null;
 }
 
-/** Give pictures to `onpicture(VideoFrame)`, which closes them, and sound to `onsound(AudioData)`. */
+/** Once started, gives pictures to `onpicture(VideoFrame)` and sound to `onsound(AudioData)`, which close them. */
 class Source {
   constructor() {
-    this.onpicture = (frame) => frame.close();
-    this.onsound = (data) => data.close();
+    this.release();
     this.onended = () => {}; // the device was unplugged, or the person ended sharing
     this.ends = [];
     this.framerate = FPS;
     this.hasSound = false;
+  }
+
+  /** Nobody takes pictures and sound. */
+  release() {
+    this.onpicture = (frame) => frame.close();
+    this.onsound = (data) => data.close();
   }
 
   stop() {

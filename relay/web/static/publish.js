@@ -8,7 +8,7 @@ import { Broadcast, KEY_INTERVAL } from "./publish-encoder.js";
 import { Publication } from "./publish-publication.js";
 import { TestPicture, advice, obstacle, openCamera, openScreen } from "./publish-source.js";
 import { ShareCard } from "./share.js";
-import { watchLink } from "./tables.js";
+import { playLink } from "./tables.js";
 
 const PERIOD = 500; // milliseconds between two drawings of the figures
 const RATE_TIME = 3000; // milliseconds that a rate is of
@@ -146,7 +146,8 @@ export class Publish {
     this.#suggest();
     this.#say("", kind === "test" ? "" : "The browser asks for permission.");
     try {
-      const source = await open({ sound: this.sound.checked, label: this.name.value });
+      const source = await open({ sound: this.sound.checked });
+      await source.start();
       if (this.kind !== kind || !this.opened) {
         source.stop();
         return;
@@ -160,7 +161,6 @@ export class Publish {
     }
     this.source.onended = () => this.stop("The source has ended.");
     field("preview").replaceChildren(this.source.preview);
-    this.source.preview.play?.().catch(() => {});
     this.#say("", "This is what will be published. Nothing is sent yet.");
     this.#draw();
     field("go").focus();
@@ -195,10 +195,7 @@ export class Publish {
   #onstate(publication, state, text) {
     if (publication !== this.publication) return;
     this.#say(state, text);
-    if (state === "refused") {
-      publication.stop();
-      this.#finish();
-    }
+    if (state === "refused") this.#finish(); // the source stays, for another name or token
     this.#draw();
   }
 
@@ -216,9 +213,9 @@ export class Publish {
     this.publication = null;
     this.broadcast?.close();
     this.broadcast = null;
-    this.#release();
   }
 
+  /** Switch the device off. */
   #release() {
     this.source?.stop();
     this.source = null;
@@ -240,7 +237,7 @@ export class Publish {
 
   /** A prefix that this page may publish, as far as it knows. */
   #permitted() {
-    const claims = api.claims?.() ?? null;
+    const claims = api.claims();
     if (claims) {
       const [grant = ""] = [claims.put ?? []].flat();
       return normalize(`${claims.root ?? ""}/${grant}`);
@@ -280,7 +277,7 @@ export class Publish {
     if (!live) for (const name of ["viewers", "rate", "fps", "size", "codec", "key", "backlog", "dropped"]) write(field(name), format.NONE);
     if (!live) return;
     write(this.badge, this.broadcast.path);
-    field("watch").href = watchLink(this.broadcast.path, "");
+    field("watch").href = playLink(this.broadcast.path);
     this.share.show(this.broadcast.path, this.relay);
   }
 

@@ -8,6 +8,7 @@ const FEW = 50; // rows shown before "Show all"
 
 export const trackKey = (broadcast, track) => JSON.stringify([broadcast.path, broadcast.session, track.name]);
 export const watchLink = (broadcast, track = "") => pageLink({ broadcast, track });
+export const playLink = (broadcast) => pageLink({ broadcast });
 export const shownPath = (path) => path || "(empty path)";
 
 const collator = new Intl.Collator("en", { numeric: true });
@@ -164,7 +165,7 @@ const TRACK_COLUMNS = [
 
 function broadcastRows(histories, item) {
   const { broadcast } = item;
-  const title = make("span", { class: "path" });
+  const title = make("a", { class: "path" });
   const session = make("a");
   const about = make("span");
   const fallback = make("span", { class: "tag", title: "Used as soon as the first publisher of this path is lost" }, "fallback");
@@ -182,6 +183,7 @@ function broadcastRows(histories, item) {
     update({ broadcast: current, now, listing: { sorted } }) {
       mark(element, "data-broadcast", current.path);
       writeLong(title, shownPath(current.path));
+      mark(title, "href", playLink(current.path));
       show(fallback, !current.serving);
       mark(other, "href", watchLink(current.path));
       mark(other, "aria-label", `Watch a track of ${shownPath(current.path)}`);
