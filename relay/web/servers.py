@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from relay.model.limits import Limits
 from relay.transport.sockets import bind_tcp
 from relay.web.listener import WebServer
 from relay.web.metrics import LoopLag, Metrics
+from relay.web.sampler import Sampler
 from relay.web.server import Services, build, internal
 from relay.web.websocket import Sessions, accept_sessions
 
@@ -22,10 +24,11 @@ class WebServers:
     """Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
 
     def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
-        self._services = services
+        self._lag = LoopLag(services.sources.runtime)
+        self._sampler = Sampler(services.sources, self._lag)
+        self._services = replace(services, sampler=self._sampler)
         self._refused = refused
         self._limits = limits
-        self._lag = LoopLag(services.sources.runtime)
         self._servers: list[WebServer] = []
         self._public: WebServer | None = None
         self._sessions: Sessions | None = None
@@ -33,6 +36,7 @@ class WebServers:
     async def start(self, sessions: Sessions | None) -> None:
         """Prepare the public server; with `sessions`, both servers accept WebSocket sessions."""
         self._lag.start()
+        self._sampler.start()
         self._sessions = sessions
         app = build(self._services)
         if sessions is not None:
@@ -79,6 +83,7 @@ class WebServers:
 
     async def close(self) -> None:
         self._lag.stop()
+        await self._sampler.stop()
         for server in self._servers:
             await server.close()
         self._servers.clear()
