@@ -31,11 +31,13 @@ class WebServers:
         self._limits = limits
         self._servers: list[WebServer] = []
         self._public: WebServer | None = None
+        self._sessions: Sessions | None = None
 
     async def start(self, sessions: Sessions | None) -> None:
-        """Prepare the public server; with `sessions`, it accepts WebSocket sessions."""
+        """Prepare the public server; with `sessions`, both servers accept WebSocket sessions."""
         self._lag.start()
         self._sampler.start()
+        self._sessions = sessions
         app = build(self._services)
         if sessions is not None:
             accept_sessions(app, sessions)
@@ -63,7 +65,12 @@ class WebServers:
             logger.warning("no internal listener", reason=error.strerror)
             return []
         metrics = Metrics(self._services.sources, self._lag)
-        server = await self._add(build(internal(self._services, metrics)))
+        app = build(internal(self._services, metrics))
+        if self._sessions is not None:
+            # The dashboard publishes to the address it came from. A session needs the same rights as on the public
+            # address; foreign pages are refused before.
+            accept_sessions(app, self._sessions)
+        server = await self._add(app)
         return server.listen(sockets)
 
     def use(self, limits: Limits) -> None:

@@ -22,17 +22,19 @@ export function useToken(text) {
 export const hasToken = () => token !== null;
 
 /** The path of which the page shows everything below. */
-const prefix = () => (own.get("path") ?? rootOf(token)).split("/").filter(Boolean).join("/");
+const prefix = () => (own.get("path") ?? rootOf(claims())).split("/").filter(Boolean).join("/");
 
-/** The token's claim `root`. The relay verifies the token, not the page. */
-function rootOf(text) {
+/** What the token claims, null without one or if it is unreadable. The relay verifies the token, not the page. */
+export function claims() {
   try {
-    const claims = JSON.parse(atob(text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return typeof claims.root === "string" ? claims.root : "";
+    const found = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return typeof found === "object" ? found : null;
   } catch {
-    return "";
+    return null;
   }
 }
+
+const rootOf = (found) => (typeof found?.root === "string" ? found.root : "");
 
 /** An answer with an error status. */
 export class Refused extends Error {

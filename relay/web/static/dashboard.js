@@ -8,6 +8,7 @@ import * as format from "./format.js";
 import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
 import { Player } from "./player.js";
+import { Publish } from "./publish.js";
 import { SessionPage } from "./session.js";
 import "./signin.js";
 import { BroadcastTable, SessionTable, trackKey } from "./tables.js";
@@ -32,6 +33,7 @@ const icon = new TabIcon();
 const events = new EventLog();
 const watch = new Watch(tracks);
 const player = new Player();
+const publish = new Publish();
 
 // -- state
 
@@ -247,6 +249,7 @@ async function ask() {
       await Promise.all([totalCharts.load(state.relay.now), page.ask?.()]);
       display(state);
       page.update(state);
+      publish.learn(state.broadcasts, state.relay);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
@@ -266,6 +269,7 @@ async function ask() {
   displayAnnounced(broadcasts);
   fingerprint(certificate);
   if (page === watch || page === player) page.update(null);
+  publish.learn(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
@@ -316,6 +320,7 @@ const words = { title: "Words", element: find("#words"), open: () => find("#word
 const pages = {
   track: watch, // of a broadcast, which the address names, too
   broadcast: player,
+  publish,
   session: new SessionPage(sessions, tracks, events),
   events: new EventsPage(events),
   cluster: new ClusterPage(total),
