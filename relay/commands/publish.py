@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from relay import terminal
 from relay.client import Client
 from relay.commands import sessions
-from relay.commands.arguments import URLS, Parser, Target, broadcast_of
+from relay.commands.arguments import URLS, Parser, Target, broadcast_of, word_of
 from relay.commands.progress import Progress
 from relay.commands.sessions import Pauses, Refused, execute
 from relay.media import library
 from relay.media.broadcasting import Broadcast
-from relay.media.catalog import Rendition
+from relay.media.catalog import CMAF, LEGACY, Rendition
 from relay.media.errors import MediaError
 from relay.media.feed import Feed, Opened, Trouble
 from relay.media.source import MICROSECONDS, Input, Sample
@@ -133,7 +133,7 @@ class Publisher:
                         start -= wait
                     self._progress.count(item.kind, len(item.data), item.time + offset)
                     if self._broadcast is not None:
-                        self._broadcast.write(item, item.time + offset)
+                        self._broadcast.write(item, offset)
                         self._progress.watched = self._broadcast.watched
 
     def _describe(self, renditions: tuple[Rendition, ...]) -> None:
@@ -201,9 +201,16 @@ def read_options(argv: Sequence[str] | None) -> Options:
         type=option_of,
         help="an option of FFmpeg for the input; may be repeated",
     )
+    parser.add_argument(
+        "--container",
+        metavar="{legacy,cmaf}",
+        default=LEGACY,
+        type=word_of(LEGACY, CMAF),
+        help="how frames are packed: legacy, which costs less, or cmaf (legacy)",
+    )
     parser.add_connection()
     found = parser.read(argv)
-    wanted = Input(found.input, found.format, tuple(found.option or ()), found.transcode)
+    wanted = Input(found.input, found.format, tuple(found.option or ()), found.transcode, found.container)
     if found.loop and wanted.live:
         parser.error("--loop is for files: this input is live")
     name = found.broadcast or name_of(found.input)
