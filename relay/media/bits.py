@@ -10,12 +10,6 @@ START: Final = b"\0\0\1"
 ADTS_HEADER: Final = 7
 """Bytes, 9 with a checksum."""
 
-AAC_RATES: Final = (
-    *(96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000),
-    *(22_050, 16_000, 12_000, 11_025, 8_000, 7_350),
-)
-"""Hertz, by the index that an AudioSpecificConfig has."""
-
 
 def nal_units(data: bytes) -> Iterator[bytes]:
     """The NAL units of an Annex B byte stream, without start codes."""
