@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -10,19 +9,16 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
-import aiohttp
 import pytest
-from aiohttp import web
 
 from relay.app import Relay
 from relay.client import Client
-from relay.web import dashboard
-from tests.e2e.browser import DevTools, Json, chromium_path
+from tests.e2e.browser import Json, chromium_path
+from tests.e2e.dashboard_support import made_up, serving, state, tab
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import running
@@ -31,92 +27,7 @@ pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
 
-WITHIN: Final = 20.0
-"""Seconds that anything awaited may take."""
-
 HOSTILE: Final = "<img src=x onerror=alert(1)>"
-
-
-class Tab(DevTools):
-    """One page in a browser."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        super().__init__(socket)
-        self._loaded = asyncio.Event()
-        self.requests: list[str] = []
-        """Addresses that the page requested."""
-        self.complaints: list[str] = []
-        """Uncaught errors, errors on the console, breaches of the policy."""
-
-    def on_event(self, method: str, params: Json) -> None:
-        match method, params:
-            case "Page.loadEventFired", _:
-                self._loaded.set()
-            case "Network.requestWillBeSent", _:
-                self.requests.append(params["request"]["url"])
-            case "Runtime.exceptionThrown", _:
-                self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
-            case "Page.javascriptDialogOpening", _:
-                self.complaints.append(f"dialog: {params['message']}")
-            case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
-                if source != "network":  # a refusal of the relay is no fault of the page
-                    self.complaints.append(text)
-
-    async def attach(self) -> None:
-        target = await self.create("about:blank")
-        attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            await self.call(f"{domain}.enable")
-
-    async def open(self, url: str) -> None:
-        self._loaded.clear()
-        await self.call("Page.navigate", url=url)
-        async with asyncio.timeout(WITHIN):
-            await self._loaded.wait()
-
-    async def evaluate(self, expression: str) -> Any:
-        said = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
-        assert "exceptionDetails" not in said, said
-        return said["result"].get("value")
-
-    async def until(self, expression: str) -> Any:
-        """Value of an expression as soon as it is true, tested with each drawing of the page."""
-        look = f"""new Promise((done) => {{
-            const now = () => {{ try {{ return {expression}; }} catch {{ return null; }} }};  // not there yet
-            const look = () => {{ const value = now(); value ? done(value) : requestAnimationFrame(look); }};
-            look();
-        }})"""
-        try:
-            async with asyncio.timeout(WITHIN):
-                return await self.evaluate(look)
-        except TimeoutError:
-            text = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"not within {WITHIN} s: {expression}\n{self.complaints}\n{text}") from None
-
-    async def text(self, selector: str) -> str:
-        found: str = await self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
-        return found
-
-    async def click(self, selector: str) -> None:
-        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
-
-
-@contextlib.asynccontextmanager
-async def tab(url: str) -> AsyncIterator[Tab]:
-    async with Tab.connect() as page:
-        await page.attach()
-        await page.open(url)
-        yield page
-
-
-async def state(relay: Relay) -> Json:
-    async with aiohttp.ClientSession() as client, client.get(f"{relay.internal_url}state") as response:
-        assert response.status == 200
-        found: Json = await response.json()
-        return found
 
 
 def picture(width: int, height: int) -> bytes:
@@ -238,101 +149,6 @@ async def test_watching_a_track() -> None:
 
 
 # -- with a made-up relay, for what a real one rarely does
-
-
-def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
-    """In the form of /state."""
-    return {
-        "relay": {
-            "version": "0.1.0",
-            "hop": "123456789",
-            "since": 1000.0,
-            "now": 2000.0,
-            "certificate": "ab" * 32,
-            "certificates": [],
-            "listen": {"quic": ["[::]:4443"], "http": ["[::]:4443"], "https": [], "internal": []},
-            "versions": ["moq-lite-06"],
-            "public": {"publish": [""], "subscribe": [""]},
-            "node": None,
-            "draining": False,
-        },
-        "totals": {
-            "sessions": sessions,
-            "broadcasts": broadcasts,
-            "tracks": broadcasts,
-            "viewers": broadcasts,
-            "bytes_received": 1,
-            "bytes_sent": 1,
-            "cached_bytes": 1,
-        },
-        "sessions": [
-            {
-                "session": number,
-                "remote": f"127.0.0.1:{5000 + number}",
-                "transport": "webtransport",
-                "version": "moq-lite-06",
-                "path": "",
-                "since": 1000.0,
-                "rtt": 0.0012,
-                "bytes_received": 1,
-                "bytes_sent": 1,
-                "streams": 3,
-                "publish": [""],
-                "subscribe": [""],
-                "publishing": [],
-                "subscriptions": 1,
-                "upstreams": 0,
-            }
-            for number in range(1, sessions + 1)
-        ],
-        "broadcasts": [
-            {
-                "path": f"room/{number}",
-                "session": number,
-                "hops": ["42"],
-                "serving": True,
-                "tracks": [
-                    {
-                        "path": f"room/{number}",
-                        "name": "video/hd",
-                        "viewers": 1,
-                        "upstream": "open",
-                        "groups": [{"sequence": 5, "frames": 10, "bytes": 83000, "open": True, "age": 0.4}],
-                        "cached_bytes": 83000,
-                        "received_bytes": 1,
-                        "received_groups": 6,
-                        "received_frames": 60,
-                        "latest": 5,
-                    }
-                ],
-            }
-            for number in range(1, broadcasts + 1)
-        ],
-        "withdrawn": [],
-        "peers": [],
-        **parts,
-    }
-
-
-@contextlib.asynccontextmanager
-async def serving(known: Json, port: int = 0) -> AsyncIterator[str]:
-    """Each answer to /state is one second later."""
-
-    async def answer(_: web.Request) -> web.Response:
-        known["relay"]["now"] += 1
-        return web.json_response(known)
-
-    app = web.Application()
-    app.router.add_get("/", dashboard.landing)
-    app.router.add_get("/state{path:.*}", answer)
-    dashboard.add_dashboard(app)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
 
 
 async def test_an_empty_relay_says_what_to_run() -> None:
@@ -481,11 +297,11 @@ async def test_rates_come_from_differences() -> None:
     track = known["broadcasts"][0]["tracks"][0]
     rate = "document.querySelector('[data-track] [data-label=Rate]').textContent"
     async with serving(known) as url, tab(url) as page:
-        await page.until(f"{rate} === '0 B/s'")
+        await page.until(f"{rate} === '0 Mbit/s'")
         track["received_bytes"] += 1_000_000  # within one second, then no more
-        await page.until(f"/^(1.00 M|500 k|333 k)B\\/s$/.test({rate})")
+        await page.until(f"/^(8.00|4.00|2.67) Mbit\\/s$/.test({rate})")
         track["received_bytes"] = 5  # a new count: no negative rate
-        await page.until(f"{rate} === '0 B/s'")
+        await page.until(f"{rate} === '0 Mbit/s'")
         assert page.complaints == []
 
 
@@ -516,8 +332,8 @@ async def test_peers_of_a_cluster() -> None:
         {"node": "leaf:4443", "state": "connected", "since": 1000.0, "error": None, "broadcasts": 2},
         {"node": HOSTILE, "state": "connecting", "since": 1990.0, "error": "no answer", "broadcasts": 0},
     ]
-    async with serving(made_up(peers=peers)) as url, tab(url) as page:
-        await page.until("document.querySelectorAll('[data-peer]').length === 2")
+    async with serving(made_up(peers=peers)) as url, tab(f"{url}#cluster") as page:
+        await page.until("document.querySelectorAll('[data-peer]').length === 3")  # and the relay itself
         text = await page.text("#peers tbody")
         assert "leaf:4443" in text
         assert HOSTILE in text

@@ -1,6 +1,7 @@
 // Charts: uPlot in a figure whose caption says the newest numbers, or those under the pointer; and small lines in SVG.
 
 import { make, write } from "./dom.js";
+import { duration } from "./format.js";
 import { SPAN } from "./history.js";
 
 const HEIGHT = 150;
@@ -14,10 +15,11 @@ function roundUp(value) {
   return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
-/** Lines or bars over one x axis, the y axis at least up to `least`. Columns come in the order of `series`. */
+/** Lines or bars over one x axis, the y axis at least up to `least`, in round numbers of `unit`. Columns come in the
+ * order of `series`. */
 class Chart {
-  constructor(parent, { title, series, format, axis = format, least, sync }) {
-    Object.assign(this, { series, format, axis, least, sync });
+  constructor(parent, { title, about = "", series, format, axis = format, least, unit = 1, sync }) {
+    Object.assign(this, { series, format, axis, least, unit, sync });
     this.values = series.map(() => make("b", {}, "\u2013"));
     const legend = series.map(({ label, colour: name }, number) =>
       make("span", { class: "key" }, make("i", { class: `swatch ${name}` }), `${label} `, this.values[number]),
@@ -27,7 +29,7 @@ class Chart {
     this.figure = make(
       "figure",
       { class: "card" },
-      make("figcaption", {}, make("h2", {}, title), make("p", {}, ...legend, this.when)),
+      make("figcaption", {}, make("h3", about ? { title: about } : {}, title), make("p", {}, ...legend, this.when)),
       this.box,
     );
     parent.append(this.figure);
@@ -87,7 +89,7 @@ class Chart {
       hooks: { setCursor: [(plot) => this.#caption(plot.cursor.idx ?? null)] },
       scales: {
         x: { time: false, range: () => this.span() },
-        y: { range: (_, low, high) => [0, roundUp(Math.max(high ?? 0, this.least))] },
+        y: { range: (_, low, high) => [0, roundUp(Math.max(high ?? 0, this.least) / this.unit) * this.unit] },
       },
       axes: [
         { ...axis, size: 24, gap: 4, ...this.labels() },
@@ -108,23 +110,38 @@ class Chart {
   }
 }
 
-/** The last minutes; the first column is in seconds before now. */
+/** Seconds between two labels of the axis, for each length of time. */
+const LABELS = { 300: 60, 3600: 600, 86400: 14400 };
+
+/** The last minutes or hours; the first column is in seconds before now. */
 export class TimeChart extends Chart {
+  length = SPAN;
+
+  /** Show another length of time, in seconds. */
+  extend(seconds) {
+    if (this.length === seconds) return;
+    this.length = seconds;
+    this.rebuild();
+  }
+
   span() {
-    return [-SPAN, 0];
+    return [-this.length, 0];
   }
 
   labels() {
-    const minutes = [];
-    for (let at = -SPAN; at <= 0; at += 60) minutes.push(at);
+    const step = LABELS[this.length];
+    const [unit, name] = this.length > 3600 ? [3600, "h"] : [60, "min"];
+    const places = [];
+    for (let at = -this.length; at <= 0; at += step) places.push(at);
     return {
-      splits: () => minutes,
-      values: (_, splits) => splits.map((at) => (at === 0 ? "now" : at === -SPAN ? "" : `${at / 60} min`.replace("-", "\u2212"))),
+      splits: () => places,
+      values: (_, splits) => splits.map((at) => (at === 0 ? "now" : at === -this.length ? "" : `\u2212${-at / unit} ${name}`)),
     };
   }
 
   describe(seconds) {
-    return `${Math.round(-seconds)} s ago`;
+    const ago = Math.round(-seconds);
+    return ago < 120 ? `${ago} s ago` : `${duration(ago)} ago`;
   }
 }
 

@@ -1,16 +1,24 @@
 // The page: queries the relay every second and shows the last minutes. Other modules do not query.
 
 import * as api from "./api.js";
-import { TimeChart } from "./charts.js";
+import { ClusterPage } from "./cluster.js";
 import { copy, find, findAll, mark, show, write, writeLong } from "./dom.js";
+import { EventLog, EventsPage } from "./events.js";
 import * as format from "./format.js";
+import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
-import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
+import { Player } from "./player.js";
+import { Publish } from "./publish.js";
+import { SessionPage } from "./session.js";
+import "./signin.js";
+import { BroadcastTable, SessionTable, trackKey } from "./tables.js";
+import { TotalCharts } from "./totals.js";
 import { Watch } from "./watch.js";
 
 const PERIOD = 1000; // milliseconds between queries
 const LONGEST_PAUSE = 10_000; // between attempts without an answer
 const REFUSED_PAUSE = 60_000; // without any permission
+const BAR = 60; // pixels of the bar on top
 const ASK_AGAIN = 60; // queries until a page without permission for /state tries again
 
 const total = new History();
@@ -19,32 +27,13 @@ const sessions = new Histories();
 
 const broadcastTable = new BroadcastTable(tracks);
 const sessionTable = new SessionTable(sessions);
-const peerTable = new PeerTable();
-const charts = find("#charts");
-const traffic = new TimeChart(charts, {
-  title: "Traffic",
-  series: [{ label: "sent", colour: "sent" }, { label: "received", colour: "received" }],
-  format: format.rate,
-  axis: format.round(format.rate),
-  least: 1000,
-  sync: "overview",
-});
-const groups = new TimeChart(charts, {
-  title: "Groups of all tracks",
-  series: [{ label: "begun", colour: "groups" }],
-  format: format.often,
-  axis: format.perSecond,
-  least: 1,
-  sync: "overview",
-});
-const audience = new TimeChart(charts, {
-  title: "Audience",
-  series: [{ label: "sessions", colour: "sessions" }, { label: "viewers", colour: "viewers" }],
-  format: format.count,
-  least: 4,
-  sync: "overview",
-});
+const totalCharts = new TotalCharts(total);
+const health = new Health();
+const icon = new TabIcon();
+const events = new EventLog();
 const watch = new Watch(tracks);
+const player = new Player();
+const publish = new Publish();
 
 // -- state
 
@@ -57,6 +46,8 @@ function remember(state) {
     total.clear(); // the relay was restarted
     tracks.keep(new Set());
     sessions.keep(new Set());
+    totalCharts.forget();
+    events.forget();
   }
   since = state.relay.since;
   const known = new Set();
@@ -70,8 +61,9 @@ function remember(state) {
     }
   }
   tracks.keep(known);
-  for (const { session, bytes_received, bytes_sent } of state.sessions) {
-    sessions.of(session).push(now, { bytes_received, bytes_sent });
+  for (const session of state.sessions) {
+    const { bytes_received, bytes_sent, skipped = 0, rtt } = session;
+    sessions.of(session.session).push(now, { bytes_received, bytes_sent, skipped }, { rtt });
   }
   sessions.keep(new Set(state.sessions.map(({ session }) => session)));
   // Sums of rates: rates of sums would fall whenever a session closes.
@@ -81,12 +73,16 @@ function remember(state) {
     sent: sum(sessions, "bytes_sent"),
     received: sum(sessions, "bytes_received"),
     groups: sum(tracks, "groups"),
+    skipped: sum(sessions, "skipped"),
     viewers: state.totals.viewers,
     sessions: state.totals.sessions,
   });
 }
 
 // -- display
+
+let name = location.host; // of the relay
+let last = null; // the newest answer of /state, or null without permission
 
 const field = (name) => find(`[data-relay="${name}"]`);
 
@@ -110,13 +106,13 @@ function display(state) {
   writeLong(field("node"), relay.node ?? "none (standalone)");
   fingerprint(relay.certificate);
   certificates(relay.certificates ?? [], relay.now);
-  const columns = (...names) => total.columns(relay.now, names);
-  traffic.draw(columns("sent", "received"));
-  groups.draw(columns("groups"));
-  audience.draw(columns("sessions", "viewers"));
+  totalCharts.draw(relay.now);
   broadcastTable.update(state.broadcasts, relay.now);
   sessionTable.update(state.sessions, relay.now);
-  peerTable.update(state.peers, relay.now);
+  health.update(state.health ?? null);
+  name = relay.node ?? location.host;
+  show(find("[data-page=cluster]"), state.peers.length > 0 || relay.node !== null);
+  show(find("[data-page=events]"), events.available);
   welcome(state.broadcasts, relay);
   note("");
 }
@@ -124,6 +120,7 @@ function display(state) {
 /** Show or hide the parts that need /state. */
 function know(all) {
   for (const element of findAll("[data-needs=state]")) show(element, all);
+  for (const link of all ? [] : findAll("[data-page=events], [data-page=cluster]")) show(link, false);
   mark(document.body, "data-announced", all ? null : "");
 }
 
@@ -152,7 +149,7 @@ function places(paths) {
 
 function displayAnnounced(broadcasts) {
   know(false);
-  show(find("#peers"), false);
+  health.update(null);
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
   const known = {
     broadcasts: new Set(broadcasts.map(({ path }) => path)).size,
@@ -166,9 +163,9 @@ function displayAnnounced(broadcasts) {
   broadcastTable.update(broadcasts, Date.now() / 1000);
   welcome(broadcasts, null);
   note(
-    api.hasToken
-      ? "The token in this page's address does not show sessions and rates; the relay's internal address does."
-      : "Sessions and rates are shown on the relay's internal address, or with a token: ?jwt= in this page's address.",
+    api.hasToken()
+      ? "This token does not show sessions and rates; the relay's internal address does."
+      : "Sessions and rates are shown on the relay's internal address, or with a token.",
   );
 }
 
@@ -229,6 +226,16 @@ function report(status, text) {
   mark(element, "data-status", status);
   write(element, text);
   mark(document.body, "data-stale", status === "unreachable" ? "" : null);
+  tab();
+}
+
+/** Title and icon of the tab, and the name on top. */
+function tab() {
+  const { status } = find("#status").dataset;
+  const well = last?.health?.well;
+  const condition = status === "unreachable" ? "gone" : well === undefined ? "unknown" : well ? "well" : "look";
+  icon.show(name, condition, page.title);
+  writeLong(field("name"), name);
 }
 
 /** Query and show. Returns the refusal if nothing is permitted. */
@@ -237,13 +244,17 @@ async function ask() {
   else {
     try {
       const state = await api.state();
+      last = state;
       remember(state);
+      await Promise.all([totalCharts.load(state.relay.now), page.ask?.()]);
       display(state);
-      watch.update(state);
+      page.update(state);
+      publish.learn(state.broadcasts, state.relay);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
       hidden = ASK_AGAIN;
+      last = null;
     }
   }
   let refusal = null;
@@ -257,15 +268,18 @@ async function ask() {
   ]);
   displayAnnounced(broadcasts);
   fingerprint(certificate);
-  watch.update(null);
+  if (page === watch || page === player) page.update(null);
+  publish.learn(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
     for (const element of findAll("[data-total]")) write(element, format.NONE);
-    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= with a public path."));
+    note(refusal.advice + (api.hasToken() ? "" : " Or add ?path= with a public path to this page's address."));
   }
   return refusal;
 }
+
+let wake = () => {}; // ends the pause: a page was opened that needs an answer
 
 async function run() {
   let lost = null;
@@ -290,20 +304,72 @@ async function run() {
       pause = Math.min(pause * 2, LONGEST_PAUSE);
     }
     const wait = Math.max(PERIOD / 4, pause - (performance.now() - start));
-    await new Promise((resolve) => setTimeout(resolve, wait));
+    await new Promise((resolve) => {
+      wake = resolve;
+      setTimeout(resolve, wait);
+    });
   }
 }
 
-// -- views and buttons
+// -- pages, keys and buttons
+
+/** Pages by the key in the address that opens them: `#session=7`, `#events`. Each has `open`, `close` and `update`;
+ * `ask`, where it is there, queries more than /state. */
+const overview = { title: "", element: find("#overview"), open() {}, close() {}, update() {} };
+const words = { title: "Words", element: find("#words"), open: () => find("#words-title").focus({ preventScroll: true }), close() {}, update() {} };
+const pages = {
+  track: watch, // of a broadcast, which the address names, too
+  broadcast: player,
+  publish,
+  session: new SessionPage(sessions, tracks, events),
+  events: new EventsPage(events),
+  cluster: new ClusterPage(total),
+  words,
+};
+let page = overview;
 
 function navigate() {
   const query = new URLSearchParams(location.hash.slice(1));
-  const watching = query.has("broadcast");
-  show(find("#overview"), !watching);
-  show(find("#watch"), watching);
+  const key = Object.keys(pages).find((each) => query.has(each));
+  page.close();
+  page = pages[key] ?? overview;
+  for (const each of [overview, ...Object.values(pages)]) show(each.element, each === page);
+  for (const link of findAll(".pages a")) {
+    mark(link, "aria-current", link.dataset.page === (key ?? "overview") ? "page" : null);
+  }
   scrollTo(0, 0);
-  if (watching) watch.open(query.get("broadcast"), query.get("track") ?? "");
-  else watch.close();
+  page.open(query);
+  if (last) page.update(last);
+  if (query.has("sessions")) {
+    find("#sessions").scrollIntoView();
+    find("#sessions-title").focus({ preventScroll: true });
+  }
+  tab();
+  wake();
+}
+
+const editable = (element) => element.matches("input, textarea, select, [contenteditable]");
+
+/** "/" enters the filter that is in view; Esc clears it, and otherwise returns to the overview. */
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || find("dialog[open]")) return;
+  const { target, key } = event;
+  if (key === "/" && !editable(target)) {
+    const filters = findAll("[data-filter]").filter((filter) => filter.checkVisibility());
+    const filter = filters.find((each) => each.getBoundingClientRect().bottom > BAR) ?? filters.at(-1);
+    if (!filter) return;
+    event.preventDefault();
+    filter.focus();
+    filter.select();
+  } else if (key === "Escape" && target.matches("[data-filter]")) {
+    event.preventDefault(); // the event for the changed text comes from here, in every browser
+    if (target.value) {
+      target.value = "";
+      target.dispatchEvent(new Event("input"));
+    } else target.blur();
+  } else if (key === "Escape" && !editable(target) && !document.fullscreenElement && page !== overview) {
+    location.hash = "";
+  }
 }
 
 document.addEventListener("click", (event) => {
@@ -311,7 +377,17 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   copy(button, find("code", button.parentElement).textContent);
 });
-for (const link of findAll("[data-route]")) link.href = api.below(link.dataset.route);
+function routes() {
+  for (const link of findAll("[data-route]")) link.href = api.link(link.dataset.route);
+}
+routes();
+api.changes.addEventListener("token", () => {
+  hidden = 0; // with another token the state may be shown
+  routes();
+  wake();
+});
+document.addEventListener("keydown", press);
 addEventListener("hashchange", navigate);
+totalCharts.onchoose = () => wake();
 navigate();
 run();

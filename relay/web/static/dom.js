@@ -53,6 +53,7 @@ export class Keyed {
         this.rows.delete(key);
       }
     }
+    const focused = this.parent.contains(document.activeElement) ? document.activeElement : null;
     let next = this.after ? this.after.nextSibling : this.parent.firstChild;
     for (const [key, item] of wanted) {
       let row = this.rows.get(key);
@@ -61,6 +62,7 @@ export class Keyed {
       if (row.element === next) next = next.nextSibling;
       else this.parent.insertBefore(row.element, next);
     }
+    if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
   }
 }
 
@@ -101,3 +103,6 @@ function copyOldWay(text) {
     field.remove();
   }
 }
+
+/** The address of a page of the dashboard: `{session: 7}` gives "#session=7". */
+export const pageLink = (query) => `#${new URLSearchParams(query)}`;

@@ -1,6 +1,7 @@
 // Numbers and times as text, independent of the page.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+export const MEGABIT = 125_000; // bytes
 const counts = new Intl.NumberFormat("en");
 
 const two = (number) => String(number).padStart(2, "0");
@@ -33,9 +34,21 @@ export function bytes(value) {
   return `${value.toFixed(digits)} ${UNITS[unit]}`;
 }
 
-/** Bytes per second. */
+/** Bytes per second, always as Mbit/s: 1250000 -> "10.0 Mbit/s". */
 export function rate(value) {
-  return missing(value) ? NONE : `${bytes(value)}/s`;
+  if (missing(value)) return NONE;
+  const megabits = value / MEGABIT;
+  if (megabits === 0) return "0 Mbit/s";
+  if (megabits < 0.0005) return "<0.001 Mbit/s";
+  const digits = megabits >= 99.95 ? 0 : megabits >= 9.995 ? 1 : megabits >= 0.9995 ? 2 : 3;
+  return `${digits ? megabits.toFixed(digits) : count(Math.round(megabits))} Mbit/s`;
+}
+
+/** A share: 0.042 -> "4.2 %". */
+export function percent(value) {
+  if (missing(value)) return NONE;
+  const hundredths = value * 100;
+  return `${hundredths.toFixed(hundredths > 0 && hundredths < 9.95 ? 1 : 0)} %`;
 }
 
 /** Events per second, or per minute if rare. */
@@ -53,7 +66,7 @@ export function perSecond(value) {
 
 /** `format` for an axis: "4.00 MB" is "4 MB". */
 export function round(format) {
-  return (value) => format(value).replace(/\.0+(?= )/, "");
+  return (value) => format(value).replace(/\.(\d*?)0+(?= )/, (_, digits) => (digits ? `.${digits}` : ""));
 }
 
 /** A length of time in seconds, two units at most: "2 h 05 m". */

@@ -29,7 +29,7 @@ export class History {
 
   #rates(counters) {
     return Object.fromEntries(
-      Object.keys(counters).map((name) => [name, this.rate(name, name === "groups" ? 10 : 2)]),
+      Object.keys(counters).map((name) => [name, this.rate(name, ["groups", "skipped"].includes(name) ? 10 : 2)]),
     );
   }
 

@@ -4,21 +4,19 @@
 import * as api from "./api.js";
 import { FrameChart, TimeChart } from "./charts.js";
 import { Keyed, cell, find, make, mark, show, write, writeLong } from "./dom.js";
+import { follow } from "./follow.js";
 import * as format from "./format.js";
 import { shownPath, trackKey, watchLink } from "./tables.js";
 
 const WINDOW = 240; // frames kept
 const LISTED = 20; // of them in the table
-const HEAD = 96; // characters of base64 kept of each: 72 bytes
+const HEAD = 72; // bytes kept of each
 const DRAW = 100; // milliseconds between two drawings
 const LONGEST_TEXT = 64 * 1024; // bytes of text shown
 const SHORT_TEXT = 60; // characters, drawn large
 const LONGEST_HEX = 1024; // bytes of anything else
-const FIRST_PAUSE = 1000; // milliseconds before following again, doubled each time
-const LONGEST_PAUSE = 8000;
 
 const field = (name) => find(`[data-watch="${name}"]`);
-const decode = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
 // -- content of a frame
 
@@ -71,9 +69,8 @@ function dump(data) {
 
 function snippet(frame) {
   frame.content ??= (() => {
-    const data = decode(frame.head);
-    const { kind, text } = recognise(data, frame.head.length < HEAD);
-    return text ?? (kind === "binary" ? hex(data.subarray(0, 24)) : kind);
+    const { kind, text } = recognise(frame.head, frame.size <= HEAD);
+    return text ?? (kind === "binary" ? hex(frame.head.subarray(0, 24)) : kind);
   })();
   return frame.content;
 }
@@ -99,6 +96,9 @@ function frameRow() {
 }
 
 export class Watch {
+  title = "Frames";
+  element = find("#watch");
+
   constructor(histories) {
     this.histories = histories;
     this.target = null; // {broadcast, track} while this view is open
@@ -129,7 +129,7 @@ export class Watch {
     const line = (title, label, colour, options) =>
       new TimeChart(relay, { title, series: [{ label, colour }], sync: "track", ...options });
     this.relayCharts = [
-      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), least: 1000 })],
+      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), unit: format.MEGABIT, least: 0.01 * format.MEGABIT })],
       ["groups", line("Groups", "begun", "groups", { format: format.often, axis: format.perSecond, least: 1 })],
       ["viewers", line("Viewers", "now", "viewers", { format: format.count, least: 4 })],
     ];
@@ -146,14 +146,15 @@ export class Watch {
       this.paused = !this.paused;
       this.#restart();
     });
-    document.addEventListener("visibilitychange", () => {
-      if (this.target) this.#restart(); // a hidden page stops watching
-    });
+    const restart = () => this.target && this.#restart();
+    document.addEventListener("visibilitychange", restart); // a hidden page stops watching
+    api.changes.addEventListener("token", restart);
     field("image").addEventListener("load", () => this.#release());
     field("image").addEventListener("error", () => this.#release());
   }
 
-  open(broadcast, track) {
+  open(query) {
+    const [broadcast, track] = [query.get("broadcast") ?? "", query.get("track")];
     this.paused = false;
     this.target = { broadcast, track };
     this.form.elements.broadcast.value = broadcast;
@@ -205,7 +206,7 @@ export class Watch {
   #clear() {
     this.frames = [];
     this.seen = { frames: 0, bytes: 0 };
-    this.latest = null; // base64 of the latest frame, until it is drawn
+    this.latest = null; // the latest frame, until it is drawn
     for (const name of ["group", "frame", "size", "timestamp", "fps", "rate", "seen"]) write(field(name), format.NONE);
     write(field("kind"), "");
     write(field("nothing"), "No frame received yet.");
@@ -230,45 +231,15 @@ export class Watch {
     else if (this.paused) this.#say("paused", "Paused.");
     else if (!document.hidden) {
       this.running = new AbortController();
-      this.#follow(this.target, this.running.signal);
-    }
-  }
-
-  async #follow({ broadcast, track }, signal) {
-    let pause = FIRST_PAUSE;
-    while (!signal.aborted) {
-      let reason = "The track has ended.";
-      if (pause === FIRST_PAUSE) this.#say("waiting", "Waiting for the first frame.");
-      try {
-        let previous = null;
-        for await (const frame of api.frames(broadcast, track, signal)) {
-          if (signal.aborted) return;
-          if (previous === null) this.#say("following", "Following, as one more viewer.");
-          previous = this.#take(frame, previous);
-          pause = FIRST_PAUSE;
-        }
-      } catch (error) {
-        if (signal.aborted) return;
-        if (error instanceof api.Refused && error.final) {
-          this.#say("refused", error.advice);
-          return;
-        }
-        reason = error instanceof api.Refused ? `The relay refused: ${error.message}.` : "The connection failed.";
-      }
-      if (signal.aborted) return;
-      this.#say("lost", `${reason} Trying again.`);
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, pause);
-        signal.addEventListener("abort", () => {
-          clearTimeout(timer);
-          resolve();
-        });
+      this.arrival = null; // of the previous frame
+      follow(this.target, this.running.signal, {
+        take: (frame) => this.#take(frame),
+        say: (state, text) => this.#say(state, text),
       });
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
     }
   }
 
-  #take(frame, previous) {
+  #take(frame) {
     const arrival = performance.now() / 1000;
     this.seen.frames += 1;
     this.seen.bytes += frame.size;
@@ -281,7 +252,7 @@ export class Watch {
       head: frame.payload.slice(0, HEAD),
       arrival,
       wall: Date.now(),
-      gap: previous === null ? null : arrival - previous,
+      gap: this.arrival === null ? null : arrival - this.arrival,
     });
     if (this.frames.length > WINDOW) this.frames.shift();
     this.latest = frame.payload;
@@ -289,7 +260,7 @@ export class Watch {
       this.timer = null;
       if (this.target) this.#draw();
     }, DRAW);
-    return arrival;
+    this.arrival = arrival;
   }
 
   // -- drawing
@@ -325,7 +296,7 @@ export class Watch {
 
   #preview() {
     if (this.latest === null || this.shownUrl) return; // an image is being decoded: the next drawing is newer
-    const data = decode(this.latest);
+    const data = this.latest;
     this.latest = null;
     const { kind, type, text } = recognise(data, true);
     write(field("kind"), `${kind}, ${format.bytes(data.length)}`);
