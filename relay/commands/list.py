@@ -67,7 +67,7 @@ class Listing:
             for path in self._live.keys() - announced.live.keys():
                 self._print(Change(path, active=False))
         if self._options.once:
-            for change in announced.live.values():
+            for _, change in sorted(announced.live.items()):
                 self._print(change)
         else:
             await self._print_changes(announced)

@@ -72,6 +72,13 @@ class Publisher:
         self._broadcast: Broadcast | None = None
         self._ready = asyncio.Event()  # the renditions are known
         self._playing: asyncio.Task[None] | None = None
+        self._hop: int | None = None
+
+    async def dial(self) -> Client:
+        """Connect, each time under the same origin id: viewers stay subscribed when a session is replaced."""
+        client = await self._options.target.connect(hop=self._hop)
+        self._hop = client.hop
+        return client
 
     async def serve(self, client: Client) -> None:
         """Publish through a session until the input ends; MediaError if it cannot be used."""
@@ -153,7 +160,7 @@ async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] =
         with Progress("moq-publish", say) as progress:
             publisher = Publisher(options, progress)
             try:
-                await sessions.run(options.target.connect, publisher.serve, progress.say, sleep=sleep)
+                await sessions.run(publisher.dial, publisher.serve, progress.say, sleep=sleep)
             finally:
                 await publisher.close()
     except MediaError as error:
