@@ -40,7 +40,10 @@ async def choose(page: Tab, source: str, path: str = "") -> None:
     await page.click(f"#publish [data-source={source}]")
     await page.until("!document.querySelector('[data-publish=go]').disabled")
     if path:
-        await page.evaluate(f"document.querySelector('#go-live [name=path]').value = {json.dumps(path)}")
+        await page.evaluate(f"""((input) => {{
+            input.value = {json.dumps(path)};
+            input.dispatchEvent(new Event('input'));
+        }})(document.querySelector('#go-live [name=path]'))""")
 
 
 async def publish(page: Tab, source: str, path: str = "", state: str = "live") -> None:

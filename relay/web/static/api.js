@@ -105,6 +105,11 @@ export async function announced() {
   }));
 }
 
+/** Refused with 503 while the relay drains. */
+export async function health() {
+  await get(route("health"), once("text/plain"));
+}
+
 export async function certificate() {
   return (await (await get(route("certificate.sha256"), once("text/plain"))).text()).trim();
 }

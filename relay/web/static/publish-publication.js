@@ -38,14 +38,12 @@ export class Publication {
     let refusals = 0; // in a row; a single one may be of a relay that was just starting
     while (!this.stopped) {
       this.#say("connecting", "Connecting to the relay.");
-      this.session = new Session(address(), broadcast, () => {
+      this.session = this.#open(broadcast, () => {
         pause = FIRST_PAUSE;
         refusals = 0;
         this.#say("live", "Live.");
       });
-      const end = await this.session.ended;
-      this.sent += this.session.bytes;
-      this.session = null;
+      const end = await this.#last();
       if (this.stopped) break;
       const refusal = end.final || !end.opened ? await refusalOf(end, broadcast.path) : null;
       if (this.stopped) break;
@@ -64,6 +62,36 @@ export class Publication {
       });
     }
     this.#say("stopped", "Stopped. The broadcast is withdrawn.");
+  }
+
+  #open(broadcast, onannounced) {
+    const session = new Session(address(), broadcast, onannounced);
+    session.onleaving = () => this.#handOver(broadcast, session);
+    return session;
+  }
+
+  /** The end of the last session, where one is handed over to another. */
+  async #last() {
+    for (;;) {
+      const { session } = this;
+      const end = await session.ended;
+      this.sent += session.bytes;
+      if (this.session !== session) continue;
+      this.session = null;
+      return end;
+    }
+  }
+
+  /** The relay is about to end. Another one behind the same address takes over, if there is one; else this one serves on. */
+  #handOver(broadcast, old) {
+    const next = this.#open(broadcast, () => {
+      if (this.session !== old) {
+        next.leave();
+        return;
+      }
+      this.session = next;
+      old.leave();
+    });
   }
 
   stop() {
@@ -86,6 +114,7 @@ async function refusalOf(end, path) {
   }
   if (end.final) return `The relay ended the session: ${end.message}.`;
   try {
+    await api.health();
     await api.announced();
   } catch (error) {
     return error.final ? error.advice : null;

@@ -112,6 +112,7 @@ export class Session {
   constructor(url, broadcast, onannounced) {
     this.broadcast = broadcast;
     this.onannounced = onannounced;
+    this.onleaving = () => {}; // the relay asks us to go to another one
     this.announced = false;
     this.bytes = 0; // sent
     this.ended = new Promise((resolve) => (this.resolve = resolve));
@@ -387,7 +388,7 @@ export class Session {
         this.#fetch(stream, wire.readFetch(body));
         break;
       case wire.BIDI.GOAWAY:
-        this.#fail("the relay is about to end");
+        this.onleaving();
         break;
       default:
         this.#refuse(stream, wire.CODE.CANCELLED);

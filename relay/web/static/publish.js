@@ -7,11 +7,14 @@ import * as format from "./format.js";
 import { Broadcast, KEY_INTERVAL } from "./publish-encoder.js";
 import { Publication } from "./publish-publication.js";
 import { TestPicture, advice, obstacle, openCamera, openScreen } from "./publish-source.js";
-import { ShareCard } from "./share.js";
+import { FoldedShare, Share } from "./share.js";
 import { playLink } from "./tables.js";
 
 const PERIOD = 500; // milliseconds between two drawings of the figures
 const RATE_TIME = 3000; // milliseconds that a rate is of
+
+const CHOOSE = "Choose what to publish. Nothing is sent before you go live.";
+const PREVIEWED = "This is what will be published. Nothing is sent yet.";
 
 const SOURCES = [
   { kind: "camera", label: "Camera", hint: "and microphone", open: openCamera },
@@ -47,7 +50,8 @@ export class Publish {
     this.named = false; // the person has typed a name
     this.rates = []; // [time, bytes, pictures]
     this.#build();
-    this.share = new ShareCard(field("share"));
+    this.share = new Share(find(".sharing", this.element));
+    this.folded = new FoldedShare(find("#share"));
   }
 
   // -- elements
@@ -81,10 +85,11 @@ export class Publish {
             tile("fps", "Frame rate"),
             tile("size", "Picture"),
             tile("codec", "Codec"),
-            tile("key", "Key frame", "A group begins with each key frame"),
+            tile("key", "Key frames", "A group begins with each key frame"),
             tile("backlog", "Not sent yet", "Bytes that wait for the network"),
             tile("dropped", "Dropped", "Pictures left out because the network or the encoder was too slow")),
-          make("section", { class: "card", "data-publish": "share", hidden: "" }))));
+          make("section", { class: "card", "data-publish": "share", hidden: "" },
+            make("h2", {}, "Watch on another device"), make("div", { class: "sharing" })))));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#go();
@@ -100,8 +105,8 @@ export class Publish {
       this.opened = true;
       this.#choose(source);
     })));
-    this.badge = make("a", { class: "on-air", href: "#publish", hidden: "" });
-    find(".bar .status").before(this.badge);
+    this.badge = make("a", { class: "on-air", href: "#publish", hidden: "" }, make("span", { class: "line" }));
+    find("#token").before(this.badge);
     this.#draw();
   }
 
@@ -114,6 +119,7 @@ export class Publish {
     if (problem !== null) field("obstacle").replaceChildren(...explain(problem));
     for (const button of field("sources").children) button.disabled = problem !== null;
     this.#suggest();
+    if (!this.source && problem === null) this.#say("", CHOOSE);
     this.#draw();
     find("h1", this.element).focus({ preventScroll: true });
   }
@@ -135,6 +141,7 @@ export class Publish {
       this.known.set(path, Math.max(this.known.get(path) ?? 0, viewers ?? most));
     }
     if (this.opened && !this.publication) this.#suggest();
+    this.folded.learn(relay);
   }
 
   // -- steps
@@ -161,7 +168,7 @@ export class Publish {
     }
     this.source.onended = () => this.stop("The source has ended.");
     field("preview").replaceChildren(this.source.preview);
-    this.#say("", "This is what will be published. Nothing is sent yet.");
+    this.#say("", PREVIEWED);
     this.#draw();
     field("go").focus();
   }
@@ -250,7 +257,7 @@ export class Publish {
     const path = normalize(this.name.value);
     const taken = !this.publication && this.known.has(path);
     if (taken) this.#say("waiting", `${path} is being published. Going live takes its viewers over.`);
-    else if (this.source && !this.publication) this.#say("", "This is what will be published. Nothing is sent yet.");
+    else if (this.source && !this.publication) this.#say("", PREVIEWED);
   }
 
   // -- drawing
@@ -276,7 +283,8 @@ export class Publish {
     for (const button of field("sources").children) mark(button, "aria-pressed", String(button.dataset.source === this.kind));
     if (!live) for (const name of ["viewers", "rate", "fps", "size", "codec", "key", "backlog", "dropped"]) write(field(name), format.NONE);
     if (!live) return;
-    write(this.badge, this.broadcast.path);
+    write(this.badge.firstChild, this.broadcast.path);
+    this.badge.title = `Publishing ${this.broadcast.path}`;
     field("watch").href = playLink(this.broadcast.path);
     this.share.show(this.broadcast.path, this.relay);
   }
@@ -297,7 +305,7 @@ export class Publish {
     write(field("size"), config ? `${config.width} \u00d7 ${config.height}` : format.NONE);
     write(field("codec"), config ? codecName(config.codec) : format.NONE);
     mark(field("codec"), "title", config?.codec ?? null);
-    write(field("key"), `${KEY_INTERVAL} s`);
+    write(field("key"), `every ${KEY_INTERVAL} s`);
     write(field("backlog"), format.bytes(this.publication.backlog));
     write(field("dropped"), format.count(dropped));
     if (!watched && field("state").dataset.state === "live") write(field("state"), "Live. Nobody watches, so nothing is encoded.");

@@ -1,6 +1,6 @@
 // The address of a broadcast for other devices, as text and as a QR code.
 
-import { make } from "./dom.js";
+import { find, make } from "./dom.js";
 
 const QUIET = 4; // modules of margin, as the standard asks
 
@@ -68,37 +68,54 @@ export async function qr(text) {
   return svg;
 }
 
-/** The card "Watch on another device": address, QR code, and what is in the way. */
-export class ShareCard {
+function copied(text) {
+  const button = make("button", { type: "button", "data-copy": "address", "aria-label": "Copy the address" }, "Copy");
+  return make("p", { class: "copying" }, make("code", {}, text), button);
+}
+
+/** Addresses to watch a broadcast at, the QR code of the best one, and what is in the way. */
+export class Share {
   constructor(parent) {
-    this.shown = null;
     this.parent = parent;
+    this.shown = null; // what is drawn
   }
 
-  /** Draw unless nothing changed. `live`: browsers play video only from a secure address. */
+  /** Draw unless nothing has changed. */
   async show(path, relay) {
     const { url, reachable, others } = watchAddress(path, relay);
-    const key = [url, ...others].join("\n");
+    const addresses = reachable ? [url] : others.slice(0, 3);
+    const key = addresses.join("\n") || url;
     if (this.shown === key) return;
     this.shown = key;
-    const best = reachable ? url : others[0];
-    const lines = [];
-    const address = (text) => {
-      const code = make("code", {}, text);
-      const button = make("button", { type: "button", "data-copy": "address", "aria-label": "Copy the address" }, "Copy");
-      return make("p", { class: "copying" }, code, button);
-    };
-    if (!reachable) {
-      lines.push(address(url));
-      lines.push(make("p", { class: "quiet" }, best
-        ? "That address works only on this machine. Other devices reach the relay at:"
-        : "That address works only on this machine: a phone cannot open localhost. Open the dashboard by a name or address of the relay that the phone reaches, and the QR code appears here."));
-    }
-    for (const other of reachable ? [url] : others.slice(0, 3)) lines.push(address(other));
-    if (best?.startsWith("http:")) {
-      lines.push(make("p", { class: "quiet" }, "Browsers decode video only from https:// addresses, and from localhost."));
-    }
-    const image = best ? [await qr(best)] : [];
-    if (this.shown === key) this.parent.replaceChildren(make("h2", {}, "Watch on another device"), make("div", { class: "sharing" }, ...image, make("div", {}, ...lines)));
+    const lines = addresses.map(copied);
+    if (!addresses.length) {
+      lines.push(copied(url), quiet("Only this machine can open that address. Open the dashboard by a name or an address of the relay that a phone reaches, and the QR code appears here."));
+    } else if (!reachable) lines.push(quiet("This page was opened as localhost, which other devices cannot open; these are the relay\u2019s other addresses."));
+    if (addresses[0]?.startsWith("http:")) lines.push(quiet("Browsers decode video only from https:// addresses, and from localhost."));
+    const image = addresses.length ? [await qr(addresses[0])] : [];
+    if (this.shown === key) this.parent.replaceChildren(...image, make("div", {}, ...lines));
+  }
+}
+
+const quiet = (text) => make("p", { class: "quiet" }, text);
+
+/** The same for the broadcast that the page's address names, in an element that unfolds. */
+export class FoldedShare {
+  constructor(details) {
+    this.details = details;
+    this.share = new Share(find(".sharing", details));
+    this.relay = null;
+    details.addEventListener("toggle", () => this.#draw());
+    addEventListener("hashchange", () => (details.open = false));
+  }
+
+  /** The part of /state, or null. */
+  learn(relay) {
+    this.relay = relay;
+    this.#draw();
+  }
+
+  #draw() {
+    if (this.details.open) this.share.show(new URLSearchParams(location.hash.slice(1)).get("broadcast") ?? "", this.relay);
   }
 }
