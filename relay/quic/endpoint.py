@@ -249,8 +249,11 @@ class Endpoint:
                 self._watch_timer = self.runtime.call_later(at - now, self._look)
 
     def unwatch(self, driver: Driver) -> None:
-        """Everything that `driver` sent is acknowledged. The timer stays: the next packet mostly needs it again."""
-        self._watched.pop(driver, None)
+        """Everything that `driver` sent is acknowledged, so an idle relay needs no timer."""
+        if driver in self._watched:
+            del self._watched[driver]
+            if not self._watched:
+                self._stop_watching()
 
     def _notice_stall(self, due: float, now: float) -> None:
         """A pause of the process (suspend, SIGSTOP, starvation) makes a timer late."""
