@@ -14,6 +14,7 @@ from relay.actors.peer import Dialling, PeerActor, State
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
 from relay.logger import get_logger
+from relay.model.events import Kind
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
 from relay.model.path import join, strip
@@ -58,6 +59,7 @@ class ClusterActor(LoopActor):
         membership: Membership,
         limits: Limits,
         gate: Ref,
+        events: Ref | None = None,
     ) -> None:
         """`number` is unique among sessions. Without `roots` this relay is the root."""
         super().__init__(runtime)
@@ -67,7 +69,7 @@ class ClusterActor(LoopActor):
         self._node = node
         self._roots = tuple(root for root in roots if node is None or not same_host(root, node))
         self._limits = limits
-        self._dialling = Dialling(dial, gate)
+        self._dialling = Dialling(dial, gate, events)
         self._peers: dict[str, Ref] = {}  # by target
         self._members: dict[str, Member] = {}  # announced, by name
         self._leaving: dict[str, Member] = {}  # withdrawn, but still connected
@@ -224,10 +226,13 @@ class ClusterActor(LoopActor):
 
     def _on_connected(self, session: m.PeerConnected) -> None:
         self._sessions[session.session] = session
+        self._dialling.report(Kind.PEER_UP, session.session, self._name_of(session), None)
         self._deduplicate()
 
     def _on_disconnected(self, ended: m.PeerDisconnected) -> None:
         known = self._sessions.pop(ended.session, None)
+        if known is not None:
+            self._dialling.report(Kind.PEER_DOWN, ended.session, self._name_of(known), ended.reason)
         if known is not None and known.hop and ended.lost and known.peer is None:
             for name, member in self._known():
                 if member.hop == known.hop:
@@ -252,12 +257,18 @@ class ClusterActor(LoopActor):
             keep = mine and all(s.peer is None for s in others) and self._dials_first(name)
             send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
+    def _name_of(self, session: m.PeerConnected) -> str:
+        """The other relay's name, or its target, or its id."""
+        targets = (target for target, peer in self._peers.items() if peer == session.peer)
+        names = (name for name, member in self._known() if session.hop and member.hop == session.hop)
+        return next(names, None) or next(targets, None) or nameless(session.hop)
+
     def _others(self) -> tuple[PeerRow, ...]:
         """The rows of `/state` for relays that only dialled us."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(
-                node=names.get(session.hop, f"relay {session.hop or '?'} without a name"),
+                node=names.get(session.hop, nameless(session.hop)),
                 state=State.CONNECTED,
                 dialled_by="it",
                 since=None,
@@ -270,3 +281,8 @@ class ClusterActor(LoopActor):
 
     def _dials_first(self, name: str) -> bool:
         return self._node is None or self._node < name
+
+
+def nameless(hop: int) -> str:
+    """Stands for the name of a relay that has none. `hop`: its id, or 0."""
+    return f"relay {hop or '?'} without a name"

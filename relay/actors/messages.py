@@ -118,6 +118,25 @@ class GateReport(NamedTuple):
     refused: dict[str, int]  # rejections, by limit
 
 
+class MeasureGate(NamedTuple):
+    """Asked by HTTP. The reply is `GateFigures`."""
+
+
+class GateFigures(NamedTuple):
+    """Bytes and refusals since the start, in total. Packets are included in bytes."""
+
+    sessions: int  # now
+    received: int
+    sent: int
+    refused: dict[str, int]  # by limit
+
+
+class CloseByOperator(NamedTuple):
+    """Asked of the gate: close a session. The reply is False if there is none of that number."""
+
+    session: int
+
+
 class UseCluster(NamedTuple):
     """The cluster actor, for the gate, which has started before."""
 
@@ -265,6 +284,10 @@ class ListWithdrawn(NamedTuple):
     """Asked by HTTP: withdrawn publications that still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
+
+
+class CountBroadcasts(NamedTuple):
+    """Asked by HTTP. The reply is the number of published paths, without the relays' names."""
 
 
 class Published(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """Answer to `DescribeSession`. `since`: seconds since the epoch, `rtt`: seconds."""
+    """Answer to `DescribeSession`. `since` and `expires`: seconds since the epoch, `rtt`: seconds."""
 
     session: int
     remote: str
@@ -25,6 +25,12 @@ class SessionRow:
     subscriptions: int
     upstreams: int
     refused: dict[str, int]
+    skipped: int  # groups, as the peer was too slow
+    expires: float | None  # its token
+    estimate: int | None  # bit/s that the network path can carry toward the peer
+    window: int | None  # congestion window, bytes
+    in_flight: int | None  # bytes sent and not acknowledged
+    lost: int | None  # packets toward the peer, since the start
 
 
 @dataclass(frozen=True, slots=True)

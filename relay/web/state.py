@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join, strip
 from relay.runtime import Runtime
-from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
+from relay.web.rows import AnnouncedRow, BroadcastRow, Health, Identity, State, Sums
 
 MOST_OFFERS: Final = 100  # paths per peer relay; `broadcasts` lists all
 
@@ -36,6 +36,9 @@ class Sources:
     segments_refused: Callable[[], int] = int
     cluster: Ref | None = None
     members: str = "internal/origins"  # of cluster members
+    events: Ref | None = None
+    receive_drops: Callable[[], int | None] = lambda: None
+    """Datagrams that the kernel dropped on arrival since the start; None if it does not count them."""
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
@@ -135,11 +138,16 @@ async def _peers(
     )
 
 
-async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
+async def state(
+    sources: Sources,
+    prefixes: tuple[str, ...],
+    judge: Callable[[Identity, Sequence[PeerRow]], Health] | None = None,
+) -> State:
     """Everything under the prefixes; sessions with their root there, or publications there.
 
     `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
-    `refused` counts by limit: of the sessions shown, or since the start if everything is shown.
+    `refused` counts by limit: of the sessions shown, or since the start if everything is shown. `judge` is asked
+    for the health of the relay only then.
     """
     rows = await broadcasts(sources, m.ListPublications(prefixes))
     withdrawn = tuple(row for row in await broadcasts(sources, m.ListWithdrawn(prefixes)) if row.tracks)
@@ -170,13 +178,17 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
         cached_bytes=sum(track.cached_bytes for track in running),
         refused=dict(sorted(refused.items())),
     )
+    everything = "" in prefixes
+    peers = tuple(await _peers(sources, sessions, rows)) if everything else ()
+    relay = replace(sources.relay(), now=sources.runtime.wall_time())
     return State(
-        relay=replace(sources.relay(), now=sources.runtime.wall_time()),
+        relay=relay,
+        health=judge(relay, peers) if everything and judge is not None else None,
         totals=totals,
         sessions=tuple(sorted(sessions, key=lambda session: session.session)),
         broadcasts=rows,
         withdrawn=withdrawn,
-        peers=tuple(await _peers(sources, sessions, rows)) if "" in prefixes else (),
+        peers=peers,
     )
 
 

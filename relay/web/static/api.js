@@ -22,17 +22,19 @@ export function useToken(text) {
 export const hasToken = () => token !== null;
 
 /** The path of which the page shows everything below. */
-const prefix = () => (own.get("path") ?? rootOf(token)).split("/").filter(Boolean).join("/");
+const prefix = () => (own.get("path") ?? rootOf(claims())).split("/").filter(Boolean).join("/");
 
-/** The token's claim `root`. The relay verifies the token, not the page. */
-function rootOf(text) {
+/** What the token claims, null without one or if it is unreadable. The relay verifies the token, not the page. */
+export function claims() {
   try {
-    const claims = JSON.parse(atob(text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return typeof claims.root === "string" ? claims.root : "";
+    const found = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return typeof found === "object" ? found : null;
   } catch {
-    return "";
+    return null;
   }
 }
+
+const rootOf = (found) => (typeof found?.root === "string" ? found.root : "");
 
 /** An answer with an error status. */
 export class Refused extends Error {
@@ -103,6 +105,11 @@ export async function announced() {
   }));
 }
 
+/** Refused with 503 while the relay drains. */
+export async function health() {
+  await get(route("health"), once("text/plain"));
+}
+
 export async function certificate() {
   return (await (await get(route("certificate.sha256"), once("text/plain"))).text()).trim();
 }
@@ -138,8 +145,8 @@ async function optional(path, query) {
   }
 }
 
-/** Figures of the last hour and day, or null. */
-export const history = () => optional("history");
+/** Figures of the last hour and day, or those after a time in seconds since the epoch; or null. */
+export const history = (after) => optional("history", after ? { after: String(after) } : {});
 
 /** Events with a number above `after`, at most the latest 200; or null. */
 export const events = (after) => optional("events", after ? { after: String(after) } : {});
