@@ -112,7 +112,7 @@ function display(state) {
   health.update(state.health ?? null);
   name = relay.node ?? location.host;
   show(find("[data-page=cluster]"), state.peers.length > 0 || relay.node !== null);
-  show(find("[data-page=events]"), events.available);
+  show(find("[data-page=events]"), totalCharts.remembered !== null); // the same rights
   welcome(state.broadcasts, relay);
   note("");
 }
