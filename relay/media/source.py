@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from relay.media import codecs
 from relay.media.bits import adts_frame, is_annex_b, nal_units
@@ -78,7 +77,7 @@ class Input:
             return "lavfi"
         if "://" not in self.place:
             return "device" if self.format in DEVICES else ""
-        return urlsplit(self.place).scheme.lower()
+        return self.place.partition("://")[0].lower()
 
     @property
     def is_test(self) -> bool:
