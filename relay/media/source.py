@@ -147,6 +147,9 @@ class StreamReader:
 
     def samples(self, packet: Packet[Any], base: int, *, live: bool) -> Iterator[Sample]:
         """The samples of a packet, `base` microseconds into the input's own time."""
+        ends = packet.pts is None and packet.dts is None
+        if not packet.size and not ends:
+            return  # a picture that is shown for longer
         if self._encoder:
             packets: Iterator[Packet[Any]] = self._encoder.encode(packet)
         else:
@@ -357,7 +360,8 @@ class Source:
                     continue
                 if self._base is None and packet.size:
                     self._base = self._start_of(packet)
-                reader = self._readers[packet.stream_index]
+                # the empty packet at the end of each stream has the index 0
+                reader = self._readers[packet.stream.index]
                 yield from reader.samples(packet, self._base or 0, live=self._wanted.live)
         except av.FFmpegError as error:
             raise InputGone(f"{self._wanted.shown}: {reason_of(error)}") from error
