@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,22 @@ from tests.e2e.browser import chromium_path
 from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.harness import Peer, peer_python
 from tests.e2e.http_support import guarded, published, token
+from tests.e2e.player_support import (
+    HEIGHT,
+    HERTZ,
+    RATE,
+    WIDTH,
+    Encoded,
+    Media,
+    as_json,
+    bare,
+    base64_of,
+    encoded,
+    fragmented,
+    legacy,
+    live,
+    loc,
+)
 from tests.e2e.support import NEW, running, webtransport
 
 pytestmark = pytest.mark.skipif(
@@ -88,6 +105,162 @@ async def test_picture_and_sound_of_a_rust_publisher() -> None:
         assert await page.evaluate(LEVEL) == 0
         await press(page, "pause")
         await page.until(f"{selector('state')}.dataset.state === 'following'")
+        await page.until(f"{LEVEL} > 0.05")
+        assert page.complaints == []
+
+
+# -- codecs, containers and catalogs
+
+
+def hang_video(source: Encoded, **config: object) -> dict[str, object]:
+    found = {"codedWidth": WIDTH, "codedHeight": HEIGHT, "framerate": RATE, **config}
+    if source.extra and "container" not in config:
+        found["description"] = source.extra.hex()
+    return found
+
+
+def hang_audio(**config: object) -> dict[str, object]:
+    return {"codec": "opus", "sampleRate": HERTZ, "numberOfChannels": 1, **config}
+
+
+def hang(video: dict[str, object], audio: dict[str, object]) -> bytes:
+    return as_json(
+        {"video": {"renditions": {"video/hd": video}}, "audio": {"renditions": {"audio/data": audio}}}
+    )
+
+
+def cases() -> dict[str, Callable[[], tuple[dict[str, bytes], list[Media]]]]:
+    """What a broadcast has: payloads of catalog tracks, and media."""
+    opus = functools.partial(encoded, "libopus")
+    legacy_opus = lambda: Media("audio/data", opus(), legacy, 1)  # noqa: E731
+
+    def vp8_legacy() -> tuple[dict[str, bytes], list[Media]]:
+        source = encoded("libvpx")
+        return {"catalog.json": hang(hang_video(source, codec="vp8"), hang_audio())}, [
+            Media("video/hd", source, legacy),
+            legacy_opus(),
+        ]
+
+    def vp9_loc() -> tuple[dict[str, bytes], list[Media]]:
+        source, kind = encoded("libvpx-vp9"), {"kind": "loc"}
+        video = hang_video(source, codec="vp09.00.10.08", container=kind)
+        return {"catalog.json": hang(video, hang_audio(container=kind))}, [
+            Media("video/hd", source, loc),
+            Media("audio/data", opus(), loc, 1),
+        ]
+
+    def av1_legacy() -> tuple[dict[str, bytes], list[Media]]:
+        source = Encoded(encoded("libsvtav1").packets)
+        video = hang_video(source, codec="av01.0.00M.08", container={"kind": "legacy"})
+        return {"catalog.json": hang(video, hang_audio())}, [
+            Media("video/hd", source, legacy),
+            legacy_opus(),
+        ]
+
+    def h264_with_start_codes_in_the_oldest_catalog() -> tuple[dict[str, bytes], list[Media]]:
+        source = Encoded(encoded("libx264", "mpegts").packets)
+        video = {"track": {"name": "video/hd"}, "config": hang_video(source, codec="avc3.42c00b")}
+        audio = {"track": {"name": "audio/data"}, "config": hang_audio()}
+        return {"catalog.json": as_json({"video": [video], "audio": [audio]})}, [
+            Media("video/hd", source, legacy),
+            legacy_opus(),
+        ]
+
+    def h264_with_lengths_and_aac() -> tuple[dict[str, bytes], list[Media]]:
+        source, sound = encoded("libx264"), encoded("aac")
+        video = hang_video(source, codec=f"avc1.{source.extra[1:4].hex()}")
+        audio = hang_audio(codec="mp4a.40.2", description=sound.extra.hex())
+        return {"catalog.json": hang(video, audio)}, [
+            Media("video/hd", source, legacy),
+            Media("audio/data", sound, legacy, 1),
+        ]
+
+    def h264_with_a_description_in_base64() -> tuple[dict[str, bytes], list[Media]]:
+        source = encoded("libx264")
+        video = hang_video(
+            source,
+            codec="avc1.42c00b",
+            container={"kind": "loc"},
+            description=base64_of(source.extra),
+        )
+        return {"catalog.json": hang(video, hang_audio())}, [
+            Media("video/hd", source, loc),
+            legacy_opus(),
+        ]
+
+    def h264_and_aac_in_cmaf() -> tuple[dict[str, bytes], list[Media]]:
+        source, sound = fragmented("libx264"), fragmented("aac")
+        video, audio = (
+            {"container": {"kind": "cmaf", "init": base64_of(track.extra)}} for track in (source, sound)
+        )
+        catalog = hang(
+            hang_video(source, codec="avc1.42c00b", **video), hang_audio(codec="mp4a.40.2", **audio)
+        )
+        return {"catalog.json": catalog}, [
+            Media("video/hd", source, bare),
+            Media("audio/data", sound, bare, 1),
+        ]
+
+    def vp9_and_opus_in_cmaf_with_an_msf_catalog() -> tuple[dict[str, bytes], list[Media]]:
+        source, sound = fragmented("libvpx-vp9"), fragmented("libopus")
+        tracks = [
+            {"name": "video/hd", "codec": "vp09.00.10.08", "initRef": "v", "width": WIDTH, "height": HEIGHT},
+            {
+                "name": "audio/data",
+                "codec": "opus",
+                "initRef": "a",
+                "samplerate": HERTZ,
+                "channelConfig": "1",
+            },
+        ]
+        inits = [
+            {"id": name, "type": "inline", "data": base64_of(track.extra)}
+            for name, track in (("v", source), ("a", sound))
+        ]
+        catalog = {
+            "version": "draft-01",
+            "tracks": [{"packaging": "cmaf", "isLive": True, **track} for track in tracks],
+            "initDataList": inits,
+        }
+        return {"catalog": as_json(catalog)}, [
+            Media("video/hd", source, bare),
+            Media("audio/data", sound, bare, 1),
+        ]
+
+    def vp8_in_loc_with_an_msf_catalog() -> tuple[dict[str, bytes], list[Media]]:
+        """The timestamps are outside of the payload."""
+        source = Encoded(encoded("libvpx").packets)
+        track = {"packaging": "loc", "isLive": True}
+        tracks = [
+            {"name": "video/hd", "role": "video", "codec": "vp8", **track},
+            {"name": "audio/data", "role": "audio", "codec": "opus", "samplerate": HERTZ, **track},
+        ]
+        return {"catalog": as_json({"version": 1, "tracks": tracks})}, [
+            Media("video/hd", source, bare),
+            Media("audio/data", opus(), bare, 1),
+        ]
+
+    return {
+        case.__name__: case
+        for case in locals().values()
+        if callable(case) and case is not opus and "lambda" not in case.__name__
+    }
+
+
+CASES: Final = cases()
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_codecs_containers_and_catalogs(case: str) -> None:
+    catalog, tracks = await asyncio.to_thread(CASES[case])
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", catalog, tracks),
+        tab(f"{relay.internal_url}#broadcast=demo%2Fcam") as page,
+    ):
+        for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
+            await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
+        await press(page, "sound")
         await page.until(f"{LEVEL} > 0.05")
         assert page.complaints == []
 
