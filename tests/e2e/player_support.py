@@ -206,16 +206,19 @@ class Media:
 @contextlib.asynccontextmanager
 async def live(url: str, path: str, catalog: dict[str, bytes], tracks: list[Media]) -> AsyncIterator[Client]:
     """A broadcast of our own client: `catalog` has the payload of each catalog track."""
-    async with await Client.connect(url) as client, asyncio.TaskGroup() as tasks:
+    async with await Client.connect(url) as client:
         publication = client.publish(path)
         for name, payload in catalog.items():
             group = publication.track(name).group()
             group.write(payload)
             group.finish()
-        publishing = [tasks.create_task(track.publish(publication, SECONDS)) for track in tracks]
-        yield client
-        for task in publishing:
-            task.cancel()
+        publishing = asyncio.gather(*(track.publish(publication, SECONDS) for track in tracks))
+        try:
+            yield client
+        finally:
+            publishing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await publishing
 
 
 def as_json(value: object) -> bytes:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from relay.app import Relay
-from tests.clock import RUNTIME
 from tests.e2e.browser import chromium_path
 from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.harness import Peer, peer_python
-from tests.e2e.http_support import guarded, published, token
+from tests.e2e.http_support import published
 from tests.e2e.player_support import (
     HEIGHT,
     HERTZ,
@@ -39,8 +35,6 @@ from tests.e2e.support import NEW, running, webtransport
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
-
-HOSTILE: Final = "<img src=x onerror=alert(1)>"
 
 COLOURS: Final = """(() => {
     const { width, height } = document.querySelector('[data-play=canvas]');
@@ -275,36 +269,4 @@ async def test_a_broadcast_without_catalog_says_so() -> None:
         await page.until(f"{selector('state')}.textContent.includes('has no catalog')")
         await page.evaluate("location.hash = '#broadcast=demo%2Fnothing'")
         await page.until(f"{selector('state')}.textContent.includes('is not live')")
-        assert page.complaints == []
-
-
-# -- tokens
-
-
-async def test_a_token_is_asked_for_and_kept_in_memory(tmp_path: Path) -> None:
-    good = token(get=[""])
-    async with (
-        Relay(guarded(tmp_path), RUNTIME) as relay,
-        tab(relay.url) as page,
-    ):
-        form = "document.querySelector('#sign-in')"
-        await page.until(f"!{form}.hidden && {form}.textContent.includes('This needs a token.')")
-
-        async def enter(text: str) -> None:
-            await page.evaluate(f"{form}.querySelector('input').value = {json.dumps(text)}")
-            await page.evaluate(f"{form}.requestSubmit()")
-
-        await enter(f"{good}x")
-        await page.until(f"!{form}.hidden && {form}.textContent.includes('refuses the token: bad token.')")
-        await enter(good)
-        await page.until("document.querySelector('#status').dataset.status === 'live'")
-        assert await page.evaluate(f"{form}.hidden")
-        assert await page.evaluate("document.querySelector('#sessions').checkVisibility()")
-        seen: dict[str, Any] = await page.evaluate(
-            "({ address: location.href, stored: JSON.stringify([{ ...localStorage }, { ...sessionStorage }]),"
-            " text: document.documentElement.outerHTML, value: document.querySelector('#sign-in input').value })"
-        )
-        assert good not in json.dumps(seen)
-        await page.open(relay.url)
-        await page.until(f"!{form}.hidden")
         assert page.complaints == []

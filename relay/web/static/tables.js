@@ -175,7 +175,7 @@ function broadcastRows(histories, item) {
     "tr",
     { role: "row", class: "broadcast" },
     make("th", { role: "rowheader", scope: "rowgroup", colspan: "7" },
-      make("div", {}, ...(broadcast.serving ? [wall.thumbnail(broadcast.path)] : []), title, fallback,
+      make("div", {}, ...(broadcast.serving ? [wall.thumbnail(broadcast.path, playLink(broadcast.path))] : []), title, fallback,
         make("span", { class: "quiet" }, session, about), other)),
   );
   const element = make("tbody", { role: "rowgroup" }, head);

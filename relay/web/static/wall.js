@@ -79,10 +79,10 @@ class Wall {
     else for (const entry of this.running) entry.abort.abort();
   }
 
-  /** An element with the thumbnail of a broadcast, for as long as it is in the document. */
-  thumbnail(path) {
-    const canvas = make("canvas", { width: 16, height: 9, role: "img", "aria-label": "The newest key frame", hidden: "" });
-    const element = make("span", { class: "thumbnail" }, canvas);
+  /** A link with the thumbnail of a broadcast, for as long as it is in the document. */
+  thumbnail(path, link) {
+    const canvas = make("canvas", { width: 16, height: 9, hidden: "" });
+    const element = make("a", { class: "thumbnail", href: link, tabindex: "-1", "aria-hidden": "true" }, canvas);
     this.entries.set(element, { path, element, canvas, visible: false, due: 0, pause: FIRST_PAUSE, catalog: null, read: 0 });
     this.observer.observe(element);
     return element;
@@ -91,6 +91,10 @@ class Wall {
   /** This page, and not a viewer, may be why the relay lists a track. */
   reads(path, track) {
     return (this.reading.get(JSON.stringify([path, track])) ?? 0) > performance.now();
+  }
+
+  #wanted(entry) {
+    return this.on && entry.visible;
   }
 
   #look() {
@@ -113,14 +117,17 @@ class Wall {
     try {
       await this.#draw(entry, signal);
       show(entry.canvas, true);
+      mark(entry.element, "data-none", null);
       entry.pause = FIRST_PAUSE;
       entry.due = performance.now() + RENEWED;
     } catch {
+      if (signal.aborted && !this.#wanted(entry)) return;
       entry.catalog = null;
+      if (entry.canvas.hidden) mark(entry.element, "data-none", "");
       entry.due = performance.now() + entry.pause; // no catalog, no video, or a codec that is not known here
       entry.pause = Math.min(2 * entry.pause, LONGEST_PAUSE);
     } finally {
-      if (!this.on || !entry.visible) entry.due = 0; // it was stopped: go on when it is seen again
+      if (!this.#wanted(entry)) entry.due = 0; // it was stopped: go on when it is seen again
       clearTimeout(timer);
       this.running.delete(entry);
       entry.abort = null;
