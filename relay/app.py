@@ -119,6 +119,8 @@ class Relay:
                 segments_refused=lambda: quic.segments_refused,
                 cluster=actors.cluster,
                 members=config.cluster.prefix,
+                events=actors.events,
+                receive_drops=lambda: quic.receive_drops,
             ),
             authorize=self._authenticator.admit,
             fingerprint=self._certificates.renewed_fingerprint,

@@ -6,8 +6,11 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from relay.actors.environment import Environment
+from relay.actors.events import Happened
+from relay.actors.runtime import send
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.logger import Logger
+from relay.model.events import Kind
 from relay.transport.session import Session, SessionRequest
 
 
@@ -27,6 +30,8 @@ async def decide(
         return await environment.authorize(path, query, peer.remote)
     except UnauthorizedError as error:
         log.info("refused", transport=peer.transport, remote=peer.remote, path=path, reason=error)
+        if environment.events is not None:
+            send(environment.events, Happened(Kind.REFUSED, None, peer.remote, path, error.answer))
         return Rejection(error.status, error.answer, error.reason is Reason.NEEDED)
     except Exception:  # the peer must get an answer
         log.exception("authorisation failed")

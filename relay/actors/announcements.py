@@ -6,6 +6,7 @@ from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
+from relay.model.events import Kind
 from relay.model.path import MAX_SEGMENTS, covers, join, size_of, strip
 from relay.model.route import MAX_HOP_ID, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.moq import session as moq
@@ -87,6 +88,9 @@ class Announcements:
             if not context.counts["refused", "members"]:
                 context.log.warning("ignored announcement", path=absolute, reason="for relays of the cluster")
             context.counts["refused", "members"] += 1
+            context.report(
+                Kind.REFUSED, "only relays may announce below this path", absolute, limit="members"
+            )
             route = None
         identity = random_hop(environment.runtime)
         if route is None:
@@ -99,7 +103,8 @@ class Announcements:
             path=absolute,
             source=context.ref,
             limits=environment.limits,
-            counters=environment.counters,
+            # what relays tell each other is not counted as tracks and viewers
+            counters=None if covers(environment.members, absolute) else environment.counters,
             cache_budget=environment.cache_budget,
             directory=environment.origin,
         )

@@ -13,15 +13,16 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.peer import Dialling, PeerActor, State
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
+from relay.actors.statuses import LeaseOver, OtherStatuses, OwnStatus, StatusPart
 from relay.logger import get_logger
+from relay.model.events import Kind
 from relay.model.limits import Limits
-from relay.model.member import Member, same_host
+from relay.model.member import Member, MemberStatus, same_host
 from relay.model.path import join, strip
 from relay.model.route import UNKNOWN_HOP, Route
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.runtime import Runtime
 from relay.transport.session import Session
-from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.cluster")
 
@@ -29,10 +30,17 @@ WATCH: Final = 1
 GENERATION: Final = 1
 
 REVIVAL: Final = 10.0  # seconds until a failed peer actor starts again
+INTRODUCTION: Final = 1.0  # seconds in which a relay that has connected announces its name
 
 
 class Revive(NamedTuple):
     """Timer: start missing peers."""
+
+
+class ReportUp(NamedTuple):
+    """Timer: a session with another relay is an event. By now that relay has announced its name."""
+
+    session: int
 
 
 class Membership(NamedTuple):
@@ -44,6 +52,13 @@ class Membership(NamedTuple):
     prefix: str
     mesh: bool
     dial: Callable[[str], Awaitable[Session]]
+
+
+class Statuses(NamedTuple):
+    """What this relay and the others say of themselves."""
+
+    own: OwnStatus
+    others: OtherStatuses
 
 
 class ClusterActor(LoopActor):
@@ -58,6 +73,7 @@ class ClusterActor(LoopActor):
         membership: Membership,
         limits: Limits,
         gate: Ref,
+        events: Ref | None = None,
     ) -> None:
         """`number` is unique among sessions. Without `roots` this relay is the root."""
         super().__init__(runtime)
@@ -67,12 +83,15 @@ class ClusterActor(LoopActor):
         self._node = node
         self._roots = tuple(root for root in roots if node is None or not same_host(root, node))
         self._limits = limits
-        self._dialling = Dialling(dial, gate)
+        self._dialling = Dialling(dial, gate, events)
         self._peers: dict[str, Ref] = {}  # by target
         self._members: dict[str, Member] = {}  # announced, by name
         self._leaving: dict[str, Member] = {}  # withdrawn, but still connected
         self._sessions: dict[int, m.PeerConnected] = {}  # with other relays, by number
         self._revival: Timer | None = None
+        self._statuses = Statuses(
+            OwnStatus(runtime), OtherStatuses(self, runtime, origin, number, self._prefix)
+        )
 
     def __str__(self) -> str:
         return "cluster"
@@ -111,6 +130,8 @@ class ClusterActor(LoopActor):
                 self._on_member(message.path, message.offer)
             case m.PeerConnected():
                 self._on_connected(message)
+            case ReportUp():
+                self._report_up(message.session)
             case m.PeerDisconnected():
                 self._on_disconnected(message)
             case m.PeerEnded():
@@ -126,16 +147,35 @@ class ClusterActor(LoopActor):
                 return m.Peers(tuple(self._peers.values()), self._others())
             case m.CheckAlive():
                 send(self._origin, m.Alive(self._number, alive=True))
-            case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
-            case m.UpdateUpstream() | m.CloseUpstream() | m.StopGroup():
-                pass
+            case m.SetStatus():
+                self._statuses.own.set(message.status)
+            case m.ListStatuses():
+                return self._list_statuses()
+            case StatusPart():
+                self._statuses.others.take(message)
+            case LeaseOver():
+                self._statuses.others.end()
+            case (
+                m.OpenUpstream()
+                | m.DescribeUpstream()
+                | m.FetchUpstream()
+                | m.OpenPast()
+                | m.CloseUpstream()
+                | m.UpdateUpstream()
+                | m.ClosePast()
+                | m.StopFetch()
+                | m.StopGroup()
+                | m.OverLimit()
+            ):
+                self._statuses.own.on_message(message)
             case _:
                 return super().on_receive(message)
         return None
 
     def on_end(self, error: BaseException | None) -> None:  # noqa: ARG002 - the same either way
         send(self._origin, m.SessionGone(self._number))
+        self._statuses.own.end()
+        self._statuses.others.end()
         for peer in self._peers.values():
             halt(peer)
         self._peers.clear()
@@ -153,6 +193,7 @@ class ClusterActor(LoopActor):
             return
         if offer is None:
             member = self._members.pop(name, None)
+            self._statuses.others.drop(name)
             if member is not None:
                 logger.info("member has left", peer=name)
                 if self._is_connected(member):
@@ -224,10 +265,19 @@ class ClusterActor(LoopActor):
 
     def _on_connected(self, session: m.PeerConnected) -> None:
         self._sessions[session.session] = session
+        if self._dialling.events is not None:
+            self.call_later(INTRODUCTION, ReportUp(session.session))
         self._deduplicate()
+
+    def _report_up(self, number: int) -> None:
+        session = self._sessions.get(number)
+        if session is not None:
+            self._dialling.report(Kind.PEER_UP, number, self._name_of(session), None)
 
     def _on_disconnected(self, ended: m.PeerDisconnected) -> None:
         known = self._sessions.pop(ended.session, None)
+        if known is not None:
+            self._dialling.report(Kind.PEER_DOWN, ended.session, self._name_of(known), ended.reason)
         if known is not None and known.hop and ended.lost and known.peer is None:
             for name, member in self._known():
                 if member.hop == known.hop:
@@ -252,12 +302,23 @@ class ClusterActor(LoopActor):
             keep = mine and all(s.peer is None for s in others) and self._dials_first(name)
             send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
+    def _name_of(self, session: m.PeerConnected) -> str:
+        """The other relay's name, or its target, or its id."""
+        targets = (target for target, peer in self._peers.items() if peer == session.peer)
+        names = (name for name, member in self._known() if session.hop and member.hop == session.hop)
+        return next(names, None) or next(targets, None) or nameless(session.hop)
+
+    def _list_statuses(self) -> dict[str, MemberStatus]:
+        """By name and by target: rows of `/state` have either."""
+        found = self._statuses.others.ask(tuple(self._members)[: self._limits.peers])
+        return found | {self._target(name): status for name, status in found.items()}
+
     def _others(self) -> tuple[PeerRow, ...]:
         """The rows of `/state` for relays that only dialled us."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(
-                node=names.get(session.hop, f"relay {session.hop or '?'} without a name"),
+                node=names.get(session.hop, nameless(session.hop)),
                 state=State.CONNECTED,
                 dialled_by="it",
                 since=None,
@@ -270,3 +331,8 @@ class ClusterActor(LoopActor):
 
     def _dials_first(self, name: str) -> bool:
         return self._node is None or self._node < name
+
+
+def nameless(hop: int) -> str:
+    """Stands for the name of a relay that has none. `hop`: its id, or 0."""
+    return f"relay {hop or '?'} without a name"

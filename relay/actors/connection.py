@@ -18,6 +18,7 @@ from relay.actors.expiry import Expiry
 from relay.actors.ingest import Ingest
 from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
+from relay.actors.skips import SkipsDue
 from relay.auth.permissions import Permissions, shown
 from relay.moq import session as moq
 from relay.moq.protocol import ProtocolSession, open_session
@@ -136,6 +137,8 @@ class ConnectionActor(LoopActor):
                 self._moq.close(message.code, message.reason)
             case m.Drain():
                 self._drain()
+            case SkipsDue():
+                self.egress.skips.due()
             case Expired():
                 self._moq.expire()
             case Decided() if message.request:
@@ -182,6 +185,7 @@ class ConnectionActor(LoopActor):
         if environment.counters is not None:
             send(environment.counters, AddCounts(context.counted()))
         context.log_end(self._closed, error)
+        context.left(self._closed, error)
         if self._peer is not None:
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
             down = m.PeerDisconnected(context.number, self.actor_ref, reason or "the session ended", lost)
@@ -322,6 +326,7 @@ class ConnectionActor(LoopActor):
         rights = {"publish": shown(permissions.publish), "subscribe": shown(permissions.subscribe)}
         peer = {"transport": session.transport, "remote": session.remote, "version": name}
         context.log.info("accepted", **peer, path="/" + permissions.root, **rights)
+        context.joined()
         self._expire_at(permissions.expires)
         self.ingest.announcements.start()
 
@@ -353,4 +358,10 @@ class ConnectionActor(LoopActor):
             subscriptions=self.egress.count(),
             upstreams=self.ingest.count(),
             refused={name: number for (kind, name), number in counts.items() if kind == "refused"},
+            skipped=self._context.skipped,
+            expires=None if self._expiry is None else self._expiry.moment,
+            estimate=stats.estimate,
+            window=stats.window,
+            in_flight=stats.in_flight,
+            lost=stats.lost,
         )

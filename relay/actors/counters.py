@@ -46,6 +46,26 @@ class ListFigures(NamedTuple):
     prefixes: tuple[str, ...]
 
 
+class AddSkipped(NamedTuple):
+    """Groups skipped for a slow session since its last report."""
+
+    groups: int
+
+
+class Measure(NamedTuple):
+    """Asked by HTTP. The reply is `Measured`."""
+
+
+class Measured(NamedTuple):
+    """The sums of all tracks now, and of groups since the start."""
+
+    tracks: int = 0
+    viewers: int = 0
+    cached_bytes: int = 0
+    groups: int = 0  # received
+    skipped: int = 0  # for slow subscribers, toward them
+
+
 class Totals(NamedTuple):
     """Asked by the metrics. The reply is `Counts`."""
 
@@ -57,6 +77,7 @@ class CountersActor(LoopActor):
         super().__init__(runtime)
         self._sums: Counter[tuple[str, str]] = Counter()
         self._tracks: dict[str, TrackFigures] = {}
+        self._viewers = self._cached = self._skipped = 0  # sums
 
     def __str__(self) -> str:
         return "counters"
@@ -67,10 +88,12 @@ class CountersActor(LoopActor):
                 self._sums.update(message.counts)
             case Report():
                 self._sums.update(message.counts)
-                if message.figures is None:
-                    self._tracks.pop(message.track, None)
-                else:
-                    self._tracks[message.track] = message.figures
+                self._report(message.track, message.figures)
+            case AddSkipped():
+                self._skipped += message.groups
+            case Measure():
+                received = self._sums["groups_received", ""]
+                return Measured(len(self._tracks), self._viewers, self._cached, received, self._skipped)
             case ListFigures():
                 return tuple(
                     figures
@@ -82,3 +105,13 @@ class CountersActor(LoopActor):
             case _:
                 return super().on_receive(message)
         return None
+
+    def _report(self, track: str, figures: TrackFigures | None) -> None:
+        former = self._tracks.pop(track, None)
+        if former is not None:
+            self._viewers -= former.viewers
+            self._cached -= former.cached_bytes
+        if figures is not None:
+            self._tracks[track] = figures
+            self._viewers += figures.viewers
+            self._cached += figures.cached_bytes

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.environment import Environment
+from relay.actors.events import Happened
 from relay.actors.runtime import LoopFuture, Ref, send
 from relay.logger import Seconds, get_logger
+from relay.model.events import Kind
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
 
@@ -48,6 +50,10 @@ class Drain:
             send(cluster, m.Drain())
         logger.info("draining", **self._counts(), at_most=Seconds(seconds))
         self._began = self._runtime.now()
+        if environment.events is not None:
+            counts = self._counts()
+            reason = f"{counts['sessions']} sessions, {counts['readers']} readers, at most {seconds:g} s"
+            send(environment.events, Happened(Kind.DRAIN, reason=reason))
         call_later(seconds, DrainOver())
         for connection in self._connections.values():
             send(connection, m.Drain())

@@ -8,8 +8,9 @@ from typing import NamedTuple, TypeAlias
 from relay.actors import messages as m
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
+from relay.actors.skips import Skips
 from relay.model.failover import Failover
-from relay.model.path import MAX_SEGMENTS, join, narrow, size_of, strip
+from relay.model.path import MAX_SEGMENTS, covers, join, narrow, size_of, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
@@ -58,6 +59,7 @@ class Egress:
         self._call_later = call_later
         self._watches: dict[int, str] = {}  # prefixes, by request
         self._requests: dict[int, Request] = {}
+        self.skips = Skips(context, call_later)
 
     def count(self) -> int:
         return len(self._requests)
@@ -67,6 +69,7 @@ class Egress:
             self._leave(request)
         self._requests.clear()
         self._watches.clear()
+        self.skips.end()
 
     def _leave(self, request: Request) -> None:
         """Cancel at the track, or at the directory if no track has accepted yet."""
@@ -164,6 +167,8 @@ class Egress:
         if allowed and not context.permissions.may_subscribe(broadcast):
             context.log.info("refused subscribe", path=broadcast, reason="not permitted")
             allowed = False
+        if covers(context.environment.members, path) and not context.permissions.cluster:
+            allowed = False  # relays talk to each other there
         if not allowed:
             self._serving.reject(event.request, StreamCode.UNROUTABLE)
             return None
@@ -216,6 +221,7 @@ class Egress:
                 send(request.track, m.UpdateSubscription(self._context.ref, event.request, params))
 
     def _on_skipped(self, event: moq.GroupSkipped) -> None:
+        self.skips.begin()
         request = self._requests.get(event.request)
         if request is not None:
             self._context.log.warning(

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.actors.counters import Counts
+from relay.actors.events import Happened
 from relay.actors.expiry import Expiries
-from relay.actors.runtime import Ref
+from relay.actors.runtime import Ref, send
 from relay.auth.permissions import Permissions
 from relay.logger import Seconds, get_logger
+from relay.model.events import Kind
 from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
 from relay.model.pace import LogOnce
@@ -40,6 +42,7 @@ class Environment:
     cluster: Ref | None = None  # learns of incoming sessions with relays
     members: str = "internal/origins"  # path of the relays' own announcements
     incompatible: IncompatiblePeers | None = None
+    events: Ref | None = None
 
 
 class Context:
@@ -60,10 +63,16 @@ class Context:
         self.since = self.clock()
         self.since_epoch = environment.runtime.wall_time()
         self._log_once = LogOnce()
+        self._joined = False
 
     def limit_of(self, name: str) -> int:
         limit: int = getattr(self.environment.limits, name)
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
+
+    @property
+    def skipped(self) -> int:
+        """Groups skipped for this session."""
+        return sum(number for (name, _), number in self.counts.items() if name == "groups_dropped")
 
     def counted(self) -> Counts:
         """The counts, with the transport's bytes."""
@@ -80,6 +89,24 @@ class Context:
         if incompatible is not None:
             incompatible.met(session.remote, session.transport, [*self.offered, *offered])
 
+    def report(self, kind: Kind, reason: str | None = None, path: str | None = None, limit: str = "") -> None:
+        """Report an event of this session."""
+        events = self.environment.events
+        if events is not None:
+            remote = self.moq.session.remote
+            send(events, Happened(kind, self.number, remote, path, reason, limit=limit))
+
+    def joined(self) -> None:
+        """The session has begun. Sessions with relays have events of their own, by the cluster."""
+        self._joined = not self.permissions.cluster
+        if self._joined:
+            self.report(Kind.JOINED, path="/" + self.permissions.root)
+
+    def left(self, closed: Closed | None, error: BaseException | None) -> None:
+        """The session has ended."""
+        if self._joined:
+            self.report(Kind.LEFT, reason_of(closed, error), "/" + self.permissions.root)
+
     def log_end(self, closed: Closed | None, error: BaseException | None) -> None:
         """Who closed the session, or `error` if its actor failed."""
         after = Seconds(self.clock() - self.since)
@@ -94,5 +121,21 @@ class Context:
     def over(self, limit: str, **fields: object) -> None:
         """Count an exceeded limit, and log the first of an episode."""
         self.counts["refused", limit] += 1
+        path = fields.get("path", fields.get("broadcast"))
+        self.report(Kind.REFUSED, f"over limit {limit}", None if path is None else str(path), limit)
         if self._log_once.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)
+
+
+def reason_of(closed: Closed | None, error: BaseException | None) -> str:
+    """Why a session has ended, in words."""
+    if error is not None:
+        return "internal error"
+    if closed is None:
+        return "closed by the relay"
+    if closed.code is None:
+        return f"lost: {closed.reason}" if closed.reason else "lost"
+    if closed.reason and not (closed.by_peer or closed.code):
+        return closed.reason
+    by = "peer" if closed.by_peer else "relay"
+    return f"closed by the {by}, code {closed.code}" + (f": {closed.reason}" if closed.reason else "")

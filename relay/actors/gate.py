@@ -40,6 +40,33 @@ class Admission(NamedTuple):
     task: asyncio.Task[None]
 
 
+class Traffic:
+    """Bytes of all sessions since the start. The transports count; asking each actor would cost too much."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+        self._received = self._sent = 0  # of ended sessions
+
+    def begin(self, number: int, session: Session) -> None:
+        self._sessions[number] = session
+
+    def end(self, number: int) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None:
+            stats = session.stats()
+            self._received += stats.bytes_received
+            self._sent += stats.bytes_sent
+
+    def total(self) -> tuple[int, int]:
+        """Received, and sent."""
+        received, sent = self._received, self._sent
+        for session in self._sessions.values():
+            stats = session.stats()
+            received += stats.bytes_received
+            sent += stats.bytes_sent
+        return received, sent
+
+
 class GateActor(LoopActor):
     """One per relay."""
 
@@ -62,6 +89,7 @@ class GateActor(LoopActor):
         self._readers: set[object] = set()
         self._refused: Counter[str] = Counter()
         self._drain = Drain(self.runtime, connections, self._readers)
+        self._traffic = Traffic()
 
     def __str__(self) -> str:
         return "gate"
@@ -78,6 +106,7 @@ class GateActor(LoopActor):
                 self._on_dialled(message)
             case m.SessionGone():
                 self._connections.pop(message.session, None)
+                self._traffic.end(message.session)
                 self._drain.on_gone(message.session)
             case m.EnterReader():
                 return self._on_reader(message.reader)
@@ -87,6 +116,10 @@ class GateActor(LoopActor):
             case m.DescribeGate():
                 sessions = tuple(self._connections.values())
                 return m.GateReport(self._drain.begun, sessions, dict(self._refused))
+            case m.MeasureGate():
+                return m.GateFigures(len(self._connections), *self._traffic.total(), dict(self._refused))
+            case m.CloseByOperator():
+                return self._on_operator(message.session)
             case m.NewLimits():
                 self._environment = replace(self._environment, limits=message.limits)
             case m.UseCluster():
@@ -199,6 +232,7 @@ class GateActor(LoopActor):
             session.close(SessionCode.INTERNAL, "internal error")
             return None
         self._connections[number] = connection
+        self._traffic.begin(number, session)
         return connection
 
     def _on_dialled(self, message: m.OpenDialled) -> None:
@@ -219,6 +253,11 @@ class GateActor(LoopActor):
             return m.ReaderEntered(None, draining=False)
         self._readers.add(reader)
         return m.ReaderEntered(next(self._numbers), draining=False)
+
+    def _on_operator(self, number: int) -> bool:
+        connection = self._connections.get(number)
+        close = m.CloseSession(SessionCode.NO_ERROR, "closed by the operator")
+        return connection is not None and send(connection, close)
 
     def _cancel_admissions(self) -> None:
         for admission in self._admissions.values():

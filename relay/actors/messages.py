@@ -14,6 +14,7 @@ from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref
 from relay.model.group import Object
 from relay.model.limits import Limits
+from relay.model.member import MemberStatus
 from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
@@ -116,6 +117,25 @@ class GateReport(NamedTuple):
     draining: bool
     connections: tuple[Ref, ...]
     refused: dict[str, int]  # rejections, by limit
+
+
+class MeasureGate(NamedTuple):
+    """Asked by HTTP. The reply is `GateFigures`."""
+
+
+class GateFigures(NamedTuple):
+    """Bytes and refusals since the start, in total. Packets are included in bytes."""
+
+    sessions: int  # now
+    received: int
+    sent: int
+    refused: dict[str, int]  # by limit
+
+
+class CloseByOperator(NamedTuple):
+    """Asked of the gate: close a session. The reply is False if there is none of that number."""
+
+    session: int
 
 
 class UseCluster(NamedTuple):
@@ -265,6 +285,10 @@ class ListWithdrawn(NamedTuple):
     """Asked by HTTP: withdrawn publications that still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
+
+
+class CountBroadcasts(NamedTuple):
+    """Asked by HTTP. The reply is the number of published paths, without the relays' names."""
 
 
 class Published(NamedTuple):
@@ -718,6 +742,16 @@ class Peers(NamedTuple):
 
     refs: tuple[Ref, ...]
     others: tuple[PeerRow, ...]
+
+
+class SetStatus(NamedTuple):
+    """What this relay says of itself to the others, from now on."""
+
+    status: MemberStatus
+
+
+class ListStatuses(NamedTuple):
+    """Asked of the cluster. The reply has the `MemberStatus` of other relays by name, as far as known."""
 
 
 class DescribePeer(NamedTuple):

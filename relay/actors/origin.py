@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
+from relay.actors.events import Happened
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.actors.track_offers import TrackOffers
 from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, Resume, Settled
+from relay.model.events import Kind
 from relay.model.numbering import Numbering
 from relay.model.path import covers
 from relay.model.route import Publication
@@ -48,10 +50,12 @@ class OriginActor(LoopActor):
         *,
         linger: float = 0.0,
         members: str = "",
+        events: Ref | None = None,
     ) -> None:
         """`on_failure`: its failure is fatal. `linger`: seconds. `members`: path of the relays' names."""
         super().__init__(runtime)
         self._on_failure = on_failure
+        self._events = events
         self._directory = Directory(linger=linger, members=members)
         self._offers = TrackOffers()
         self._ids = itertools.count(1)
@@ -111,6 +115,8 @@ class OriginActor(LoopActor):
                 return self._publications(message.prefixes)
             case m.ListWithdrawn():
                 return tuple(self._published(p, serving=False) for p in directory.withdrawn(message.prefixes))
+            case m.CountBroadcasts():
+                return directory.publications.count
             case m.ListAnnounced():
                 return directory.announcements(message.prefixes)
             case _:
@@ -132,12 +138,20 @@ class OriginActor(LoopActor):
             number, message.session, message.path, message.generation, message.route,
             message.prefix, message.tentative, message.relayed, message.onward,
         )  # fmt: skip
+        self._report(Kind.ANNOUNCED, publication)
         self._directory.announce(publication)
         self._carry_out()
         for key, find in list(self._finding.items()):
             if covers(message.path, find.paths[0]) and (path := self._announced(find)) is not None:
                 del self._finding[key]
                 send(find.subscriber, m.Found(find.key, path))
+
+    def _report(self, kind: Kind, publication: Publication, reason: str | None = None) -> None:
+        """Broadcasts of this relay's own publishers are events; other relays report theirs."""
+        own = not (publication.relayed or self._directory.publications.is_member(publication.path))
+        if self._events is not None and own:
+            path = publication.path
+            send(self._events, Happened(kind, publication.session, None, path, reason))
 
     def _on_watch(self, message: m.Watch) -> None:
         interest = message.interest
@@ -172,6 +186,9 @@ class OriginActor(LoopActor):
             case Notice.ROUTE_CHANGED | Notice.PUBLISHER_LOST:
                 send(publisher.broadcast, m.RouteChanged(lost=notice is Notice.PUBLISHER_LOST))
             case Notice.WITHDRAWN:
+                if not publication.lingering:
+                    goes_on = self._directory.publications.at(publication.path)
+                    self._report(Kind.ENDED, publication, "another publisher goes on" if goes_on else None)
                 if not send(publisher.broadcast, m.Withdraw(self.actor_ref, publication.id)):
                     self._on_broadcast_over(publication.id, publication.path)
 

@@ -10,9 +10,11 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.events import Happened
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.logger import Seconds, get_logger
+from relay.model.events import Kind
 from relay.runtime import Runtime
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
@@ -65,6 +67,12 @@ class Dialling:
 
     dial: Callable[[str], Awaitable[Session]]  # takes a target; raises with a readable text, free of secrets
     gate: Ref  # starts the connection actor
+    events: Ref | None = None
+
+    def report(self, kind: Kind, session: int | None, peer: str, reason: str | None) -> None:
+        """Report an event of a session with another relay."""
+        if self.events is not None:
+            send(self.events, Happened(kind, session, peer, None, reason))
 
 
 class PeerActor(LoopActor):
@@ -110,6 +118,8 @@ class PeerActor(LoopActor):
                 self._on_opened(message.connection)
             case DialFailed():
                 self._attempt = None
+                if message.reason != self._error:
+                    self._dialling.report(Kind.PEER_DOWN, None, self.target, message.reason)
                 self._fail(message.reason)
             case m.PeerConnected():
                 self._on_connected(message)

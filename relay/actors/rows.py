@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relay.model.member import MemberTotals
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """Answer to `DescribeSession`. `since`: seconds since the epoch, `rtt`: seconds."""
+    """Answer to `DescribeSession`. `since` and `expires`: seconds since the epoch, `rtt`: seconds."""
 
     session: int
     remote: str
@@ -25,6 +27,12 @@ class SessionRow:
     subscriptions: int
     upstreams: int
     refused: dict[str, int]
+    skipped: int  # groups, as the peer was too slow
+    expires: float | None  # its token
+    estimate: int | None  # bit/s that the network path can carry toward the peer
+    window: int | None  # congestion window, bytes
+    in_flight: int | None  # bytes sent and not acknowledged
+    lost: int | None  # packets toward the peer, since the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,10 @@ class TrackRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Answer to `DescribePeer`. The web server fills in `since` (epoch seconds), `broadcasts` and `offers`."""
+    """Answer to `DescribePeer`. The web server fills in `since` (epoch seconds) and all from `broadcasts` on.
+
+    `totals` and `dashboard` are what that relay says of itself; None if it says nothing.
+    """
 
     node: str
     state: str
@@ -67,3 +78,5 @@ class PeerRow:
     error: str | None
     broadcasts: int = 0
     offers: tuple[str, ...] = ()
+    totals: MemberTotals | None = None
+    dashboard: str | None = None

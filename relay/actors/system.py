@@ -12,12 +12,14 @@ from relay.actors.cache_budget import CacheBudgetActor
 from relay.actors.cluster import ClusterActor, Membership
 from relay.actors.counters import CountersActor
 from relay.actors.environment import Environment
+from relay.actors.events import EventsActor, Happened
 from relay.actors.expiry import Expiries
 from relay.actors.gate import GateActor
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.permissions import Permissions
 from relay.logger import get_logger
+from relay.model.events import Kind
 from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
 from relay.runtime import Runtime
@@ -45,9 +47,14 @@ class ActorSystem:
         """`spoken`: names of `versions`. `failed` is set if a vital actor fails."""
         self.connections: dict[int, Ref] = {}
         self.expiries = Expiries(runtime)
-        self.incompatible = IncompatiblePeers(spoken, runtime.now)
+        self.incompatible = IncompatiblePeers(spoken, runtime.now, self._on_incompatible)
+        self.events: Ref = EventsActor.start(runtime)
         self.origin: Ref = OriginActor.start(
-            runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=membership.prefix
+            runtime,
+            on_failure=lambda _: failed.set(),
+            linger=limits.linger,
+            members=membership.prefix,
+            events=self.events,
         )
         self.counters: Ref = CountersActor.start(runtime)
         self.cache_budget: Ref = CacheBudgetActor.start(runtime, limits.cache)
@@ -63,6 +70,7 @@ class ActorSystem:
             cache_budget=self.cache_budget,
             members=membership.prefix,
             incompatible=self.incompatible,
+            events=self.events,
         )
         # Other relays cannot reach one without a name.
         offered = () if membership.node is None else ("",)
@@ -79,6 +87,7 @@ class ActorSystem:
             membership=membership,
             limits=limits,
             gate=self.gate,
+            events=self.events,
         )
         send(self.gate, m.UseCluster(self.cluster))
 
@@ -110,7 +119,12 @@ class ActorSystem:
 
     async def end(self) -> None:
         await _stop(*self.connections.values())
-        await _stop(self.gate, self.origin, self.counters, self.cache_budget)
+        await _stop(self.gate, self.origin, self.counters, self.cache_budget, self.events)
+
+    def _on_incompatible(self, remote: str, offered: str) -> None:
+        send(
+            self.events, Happened(Kind.REFUSED, remote=remote, reason=f"no common version, offered {offered}")
+        )
 
     async def _ask_gate(self, message: object) -> None:
         with suppress(ActorDeadError):

@@ -20,8 +20,14 @@ SHOWN_NAME: Final = 32  # characters of each
 class IncompatiblePeers:
     """One per relay."""
 
-    def __init__(self, spoken: Sequence[str], now: Callable[[], float]) -> None:
-        """`spoken`: names of our versions. `now`: a clock in seconds."""
+    def __init__(
+        self,
+        spoken: Sequence[str],
+        now: Callable[[], float],
+        report: Callable[[str, str], object] = lambda _remote, _offered: None,
+    ) -> None:
+        """`spoken`: names of our versions. `now`: a clock in seconds. `report` gets address and offer."""
+        self._report = report
         self._spoken = ",".join(spoken)
         self._now = now
         self._named: OrderedDict[str, None] = OrderedDict()
@@ -34,6 +40,7 @@ class IncompatiblePeers:
         self._named[key] = None
         if len(self._named) > REMEMBERED:
             self._named.popitem(last=False)
+        self._report(remote, shown(offered))
         logger.warning(
             "no common version",
             remote=remote,

@@ -18,12 +18,19 @@ class Publications:
         self._ordered = Ordered()
         self._sessions: dict[int, dict[str, Publication]] = {}
         self.prefix_routes = 0
+        self._member_paths = 0
+
+    @property
+    def count(self) -> int:
+        """The number of paths, without the relays' names."""
+        return len(self._paths) - self._member_paths
 
     def add(self, publication: Publication) -> None:
         present = self._paths.get(publication.path)
         if present is None:
             present = self._paths[publication.path] = []
             self._ordered.add(publication.path)
+            self._member_paths += self.is_member(publication.path)
         present.append(publication)
         self._sessions.setdefault(publication.session, {})[publication.path] = publication
         self.prefix_routes += publication.prefix
@@ -39,6 +46,7 @@ class Publications:
         if not present:
             del self._paths[publication.path]
             self._ordered.remove(publication.path)
+            self._member_paths -= self.is_member(publication.path)
 
     def is_member(self, path: str) -> bool:
         return bool(self._members) and covers(self._members, path)

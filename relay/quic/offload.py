@@ -39,6 +39,22 @@ _IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
 }.get(sys.platform, (0, 0, 0, 0))
 
 
+SO_MEMINFO = 55  # Linux; Python has no name for it
+_DROPS = 8  # place of the dropped datagrams among its 32-bit numbers (SK_MEMINFO_DROPS)
+
+
+def receive_drops(sock: socket.socket) -> int | None:
+    """Datagrams that the kernel dropped on arrival, as the socket's buffer was full. None if it does not say."""
+    if sys.platform != "linux":
+        return None
+    size = 4 * (_DROPS + 1)
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, size)
+    except OSError:
+        return None
+    return struct.unpack_from("=I", found, 4 * _DROPS)[0] if len(found) == size else None
+
+
 def can_segment(sock: socket.socket) -> bool:
     """The kernel knows UDP_SEGMENT. A network card may still refuse it."""
     if sys.platform != "linux":

@@ -17,7 +17,7 @@ from relay.model.address import readable_address
 from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
-from relay.quic import errors, negotiation
+from relay.quic import errors, negotiation, offload
 from relay.quic.admission import Admission, Admitted, parse_first_packet, refusal
 from relay.quic.certificate_store import CertificatePair, CertificateStore
 from relay.quic.driver import Driver
@@ -99,6 +99,13 @@ class QuicServer(Endpoint):
     @property
     def segments_refused(self) -> int:
         return sum(sock.segments_refused for sock in self._sockets)
+
+    @property
+    def receive_drops(self) -> int | None:
+        """Datagrams that the kernel dropped on arrival, of all sockets; None if it does not count them."""
+        counts = [offload.receive_drops(sock.sock) for sock in self._sockets]
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
 
     def use(self, limits: Limits) -> None:
         """Apply other limits to new connections."""

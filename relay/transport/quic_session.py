@@ -147,12 +147,16 @@ class QuicSession(Handler):
 
     def stats(self) -> SessionStats:
         connection = self.connection
+        recovery = connection.recovery
         return SessionStats(
-            rtt=connection.recovery.rtt or None,
+            rtt=recovery.rtt or None,
             estimate=connection.rate_estimate,
             bytes_received=self.driver.bytes_received,
             bytes_sent=self.driver.bytes_sent,
             streams=connection.streams.accepted,
+            window=recovery.congestion.window,
+            in_flight=recovery.congestion.in_flight,
+            lost=recovery.lost_packets,
         )
 
     async def wait_closed(self) -> None:

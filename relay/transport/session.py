@@ -95,13 +95,16 @@ Sink: TypeAlias = Callable[[tuple[Event, ...]], object]
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """`rtt` in seconds, `estimate` in bit/s; `None` if unknown."""
+    """`rtt` in seconds, `estimate` in bit/s, `window` and `in_flight` in bytes; `None` if unknown."""
 
     rtt: float | None = None
     estimate: int | None = None
     bytes_received: int = 0
     bytes_sent: int = 0
     streams: int = 0
+    window: int | None = None  # of congestion control
+    in_flight: int | None = None  # sent and not acknowledged
+    lost: int | None = None  # packets sent, since the start
 
 
 class Session(Protocol):

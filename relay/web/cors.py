@@ -54,9 +54,10 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
         same = authority.lower() == headers.get(hdrs.HOST, "").lower()
         if not authority or not (same or _name(authority) in hosts):
             return f"Origin {origin[:SHOWN]!r}"
-    # Image and script requests have no Origin. Links are allowed.
+    # Image and script requests have no Origin. Links are allowed, but no forms.
     site, mode = (headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode"))
-    if site in ("cross-site", "same-site") and mode != "navigate":
+    link = mode == "navigate" and request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
+    if site in ("cross-site", "same-site") and not link:
         return f"Sec-Fetch-Site {site!r}"
     return None
 

@@ -41,6 +41,8 @@ ROUTES: Final = """\
 /announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
 /fetch/<broadcast>/<track>     newest group of a track; ?track=NAME ?group=N ?follow=1 ?frames=1 ?wait=S
 /state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
+/events                        latest events, as JSON; ?after=N those after number N; rights as for /state
+/history                       figures of the last hour and day, as JSON; rights as for /state
 /health                        ok, or 503 while the relay is about to end
 """
 

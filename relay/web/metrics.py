@@ -93,6 +93,11 @@ class LoopLag:
     def worst(self) -> float:  # seconds
         return max((lag for _, lag in self._seen), default=0.0)
 
+    def worst_since(self, seconds: float) -> float:
+        """The worst of the last `seconds`, at most `LAG_WINDOW`; in seconds."""
+        begin = self._runtime.now() - seconds
+        return max((lag for at, lag in self._seen if at >= begin), default=0.0)
+
     def histogram(self) -> Metric:
         bounds = [*map(str, LAG_BOUNDS), "+Inf"]
         return HistogramMetricFamily(

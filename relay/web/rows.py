@@ -40,8 +40,10 @@ class Identity:
     versions: tuple[str, ...]
     public: dict[str, tuple[str, ...]] | None
     node: str | None
+    dashboard: str | None  # URL of the public HTTP address at `node`
     draining: bool
     now: float = 0.0  # seconds since the epoch
+    operator: bool = False  # whether the one who asks may close sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,47 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """By which health is judged: of the last minute, or now. None is unknown."""
+
+    lag: float | None  # seconds: the worst of the event loop
+    cpu: float | None  # share of a core
+    memory: int | None  # bytes
+    memory_limit: int | None
+    skipped: float | None  # groups per second
+    refused: dict[str, int]  # by reason
+    descriptors: int | None  # open files and sockets
+    descriptors_limit: int | None
+    udp_drops: int | None  # datagrams
+    certificate_days: float | None  # until the first certificate ends
+    draining: bool
+    peers_down: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Why the relay is not well. `doc`: file and section that say what to do."""
+
+    kind: str
+    text: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`well` without a concern."""
+
+    well: bool
+    reasons: tuple[Concern, ...]
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """`/state`."""
+    """`/state`. `health` is null if only a part is shown."""
 
     relay: Identity
+    health: Health | None
     totals: Sums
     sessions: tuple[SessionRow, ...]
     broadcasts: tuple[BroadcastRow, ...]

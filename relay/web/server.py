@@ -7,9 +7,11 @@ with a newline after the last path of `/announced`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
@@ -18,19 +20,23 @@ from aiohttp import hdrs, web
 from cachetools import TTLCache
 
 from relay.actors import messages as m
+from relay.actors.events import Happened, ListEvents
 from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt, send
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError, requested_path
 from relay.logger import get_logger
 from relay.model.address import address_of, readable_host
-from relay.model.path import is_text, join, normalize, strip
+from relay.model.events import Kind
+from relay.model.path import covers, is_text, join, normalize, strip
 from relay.transport.refusal import challenge
 from relay.web import fetching, state
 from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
 from relay.web.dashboard import ROUTES, add_dashboard, landing
+from relay.web.health import judge as health_of
 from relay.web.metrics import Metrics
 from relay.web.rows import plain
+from relay.web.sampler import Sampler
 from relay.web.state import Sources
 from relay.wire.errors import StreamCode
 
@@ -39,6 +45,8 @@ logger = get_logger("relay.web")
 LOG_INTERVAL: Final = 60.0  # seconds between log lines of refusals, per client and kind
 
 MOST_LOGGED: Final = 1_024  # clients
+
+MAX_DIGITS: Final = 18  # of a number in a request
 
 
 class Readers:
@@ -72,6 +80,7 @@ class Services:
     fingerprint: Callable[[], str | None]
     expiries: Expiries  # reports expired tokens
     readers: Readers = field(default_factory=Readers)
+    sampler: Sampler | None = None
     metrics: Metrics | None = None  # on the operator's listener: full permissions without a token
     hosts: Callable[[], Collection[str]] = tuple
     """Host names of the operator's listener, besides `localhost` and every address."""
@@ -97,8 +106,11 @@ def build(services: Services) -> web.Application:
         app.router.add_get(f"/{name}/{{path:.*}}", handler)
     app.router.add_get("/fetch/{path:.*}", fetch)
     app.router.add_get("/health", health)
+    app.router.add_get("/history", show_history)
+    app.router.add_get("/events", show_events)
     if operator:
         app.router.add_get("/metrics", show_metrics)
+        app.router.add_post("/sessions/{number}/close", close_session)
     return app
 
 
@@ -128,7 +140,7 @@ async def _operator(request: web.Request, handler: Next) -> web.StreamResponse:
     reason = foreign(request, request.app[SERVICES].hosts())
     if reason is None:
         return await handler(request)
-    _log_refusal(request, request.path, f"{reason} is not ours", "foreign")
+    _log_refusal(request, request.path, f"{reason} is not ours", "foreign Host or Origin")
     return _text(
         403, f"forbidden: {reason} is not a name of this address; [internal] hosts lists further ones\n"
     )
@@ -215,7 +227,11 @@ def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> Non
     if key not in logged:
         logged[key] = True
         path = "/" + path.lstrip("/")
-        logger.info("refused", remote=readable_host(client), path=path, reason=reason)
+        remote = readable_host(client)
+        logger.info("refused", remote=remote, path=path, reason=reason)
+        events = request.app[SERVICES].sources.events
+        if events is not None:
+            send(events, Happened(Kind.REFUSED, None, remote, path, kind))
 
 
 def _prefixes(permissions: Permissions) -> tuple[str, ...]:
@@ -238,18 +254,75 @@ async def announced(request: web.Request) -> web.Response:
     return _structure(request, await state.announced(services.sources, prefixes, prefix))
 
 
-async def show_state(request: web.Request) -> web.Response:
-    """The state. It shows sessions, so anonymous permissions are not enough."""
-    path = normalize(request.match_info.get("path", ""))
-    services = request.app[SERVICES]
-    if services.metrics is None and not request.query.get("jwt"):
-        return _text(
-            401, "unauthorized: the state is shown on the internal address, or with a token (?jwt=)\n"
-        )
+async def _known(request: web.Request, path: str, what: str) -> tuple[str, ...] | web.Response:
+    """What the operator or a token may see at `path`, or the refusal: anonymous permissions are not enough."""
+    if request.app[SERVICES].metrics is None and not request.query.get("jwt"):
+        return _text(401, f"unauthorized: {what} shown on the internal address, or with a token (?jwt=)\n")
     permissions = await _authorized(request, path)
-    if isinstance(permissions, web.Response):
-        return permissions
-    return _structure(request, await state.state(services.sources, _prefixes(permissions)))
+    return permissions if isinstance(permissions, web.Response) else _prefixes(permissions)
+
+
+async def show_state(request: web.Request) -> web.Response:
+    """The state. It shows sessions."""
+    prefixes = await _known(request, normalize(request.match_info.get("path", "")), "the state is")
+    if isinstance(prefixes, web.Response):
+        return prefixes
+    services = request.app[SERVICES]
+    judge = None if services.sampler is None else partial(health_of, services.sampler)
+    found = await state.state(services.sources, prefixes, judge)
+    relay = replace(found.relay, operator=services.metrics is not None)
+    return _structure(request, replace(found, relay=relay))
+
+
+async def show_history(request: web.Request) -> web.Response:
+    """Figures of the last hour and the last day, of the whole relay; with `?after=T`, those after that time."""
+    refusal = await _unless_everything(request, "the history is")
+    if refusal is not None:
+        return refusal
+    services = request.app[SERVICES]
+    if services.sampler is None:
+        return _text(404, "no history is kept\n")
+    text = request.query.get("after", "0")
+    try:
+        after = float(text)
+    except ValueError:
+        after = math.nan
+    if not math.isfinite(after):
+        return _text(400, f"after={text[:40]!r}: expected seconds since 1970\n")
+    return _structure(request, services.sampler.history.shown(services.sources.runtime.wall_time(), after))
+
+
+async def show_events(request: web.Request) -> web.Response:
+    """The latest events of the whole relay; with `?after=N`, those with greater numbers."""
+    refusal = await _unless_everything(request, "the events are")
+    if refusal is not None:
+        return refusal
+    after = request.query.get("after", "0")
+    if not (after.isascii() and after.isdigit() and len(after) <= MAX_DIGITS):
+        return _text(400, f"after={after[:40]!r}: expected the number of an event\n")
+    events = request.app[SERVICES].sources.events
+    found = [] if events is None else await ask(events, ListEvents(int(after)), timeout=state.ASK_TIMEOUT)
+    return _structure(request, {"events": found})
+
+
+async def _unless_everything(request: web.Request, what: str) -> web.Response | None:
+    """The refusal of a request that may not see the whole relay."""
+    prefixes = await _known(request, "", what)
+    if isinstance(prefixes, web.Response):
+        return prefixes
+    return None if "" in prefixes else _not_granted(request, "")
+
+
+async def close_session(request: web.Request) -> web.Response:
+    """Close a session, on the operator's listener."""
+    text = request.match_info["number"]
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
+    gate = request.app[SERVICES].sources.gate
+    if number is None or not await ask(gate, m.CloseByOperator(number), timeout=state.ASK_TIMEOUT):
+        return _text(404, f"no session {text[:40]!r}: /state lists their numbers\n")
+    client = readable_host(str(request.remote))
+    logger.info("the operator closes a session", session=number, remote=client)
+    return _text(200, f"session {number} is closed\n")
 
 
 async def fetch(request: web.Request) -> web.StreamResponse:
@@ -262,7 +335,14 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions
-    granted = [each for each in candidates if permissions.may_subscribe(each[0])]
+    members = request.app[SERVICES].sources.members
+    operator = request.app[SERVICES].metrics is not None
+    granted = [
+        each
+        for each in candidates
+        # relays talk to each other below `members`
+        if permissions.may_subscribe(each[0]) and (operator or not covers(members, each[0]))
+    ]
     if not granted:
         return _not_granted(request, path)
     try:

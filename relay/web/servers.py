@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from relay.model.limits import Limits
 from relay.transport.sockets import bind_tcp
 from relay.web.listener import WebServer
 from relay.web.metrics import LoopLag, Metrics
+from relay.web.sampler import Sampler
 from relay.web.server import Services, build, internal
 from relay.web.websocket import Sessions, accept_sessions
 
@@ -22,16 +24,20 @@ class WebServers:
     """Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
 
     def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
-        self._services = services
+        self._lag = LoopLag(services.sources.runtime)
+        self._sampler = Sampler(services.sources, self._lag)
+        self._services = replace(services, sampler=self._sampler)
         self._refused = refused
         self._limits = limits
-        self._lag = LoopLag(services.sources.runtime)
         self._servers: list[WebServer] = []
         self._public: WebServer | None = None
+        self._sessions: Sessions | None = None
 
     async def start(self, sessions: Sessions | None) -> None:
-        """Prepare the public server; with `sessions`, it accepts WebSocket sessions."""
+        """Prepare the public server; with `sessions`, both servers accept WebSocket sessions."""
         self._lag.start()
+        self._sampler.start()
+        self._sessions = sessions
         app = build(self._services)
         if sessions is not None:
             accept_sessions(app, sessions)
@@ -59,7 +65,12 @@ class WebServers:
             logger.warning("no internal listener", reason=error.strerror)
             return []
         metrics = Metrics(self._services.sources, self._lag)
-        server = await self._add(build(internal(self._services, metrics)))
+        app = build(internal(self._services, metrics))
+        if self._sessions is not None:
+            # The dashboard publishes to the address it came from. A session needs the same rights as on the public
+            # address; foreign pages are refused before.
+            accept_sessions(app, self._sessions)
+        server = await self._add(app)
         return server.listen(sockets)
 
     def use(self, limits: Limits) -> None:
@@ -72,6 +83,7 @@ class WebServers:
 
     async def close(self) -> None:
         self._lag.stop()
+        await self._sampler.stop()
         for server in self._servers:
             await server.close()
         self._servers.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,9 +12,10 @@ from relay.actors import messages as m
 from relay.actors.counters import ListFigures, Totals, TrackFigures
 from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
+from relay.model.member import MemberStatus
 from relay.model.path import covers, join, strip
 from relay.runtime import Runtime
-from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
+from relay.web.rows import AnnouncedRow, BroadcastRow, Health, Identity, State, Sums
 
 MOST_OFFERS: Final = 100  # paths per peer relay; `broadcasts` lists all
 
@@ -36,6 +37,9 @@ class Sources:
     segments_refused: Callable[[], int] = int
     cluster: Ref | None = None
     members: str = "internal/origins"  # of cluster members
+    events: Ref | None = None
+    receive_drops: Callable[[], int | None] = lambda: None
+    """Datagrams that the kernel dropped on arrival since the start; None if it does not count them."""
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
@@ -120,6 +124,8 @@ async def _peers(
     found: list[PeerRow] = []
     for known in answers:
         found += [*await every(known.refs, m.DescribePeer()), *known.others]
+    asked = [] if sources.cluster is None else await every([sources.cluster], m.ListStatuses())
+    statuses: dict[str, MemberStatus] = asked[0] if asked else {}
     since: dict[int | None, float] = {session.session: session.since for session in sessions}
     offers: dict[int | None, list[str]] = {}
     for row in rows:
@@ -130,16 +136,23 @@ async def _peers(
             since=since.get(peer.session),
             broadcasts=len(offers.get(peer.session, ())),
             offers=tuple(offers.get(peer.session, ())[:MOST_OFFERS]),
+            totals=None if (status := statuses.get(peer.node)) is None else status.totals,
+            dashboard=None if status is None else status.dashboard,
         )
         for peer in sorted(found, key=lambda peer: peer.node)
     )
 
 
-async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
+async def state(
+    sources: Sources,
+    prefixes: tuple[str, ...],
+    judge: Callable[[Identity, Sequence[PeerRow]], Health] | None = None,
+) -> State:
     """Everything under the prefixes; sessions with their root there, or publications there.
 
     `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
-    `refused` counts by limit: of the sessions shown, or since the start if everything is shown.
+    `refused` counts by limit: of the sessions shown, or since the start if everything is shown. `judge` is asked
+    for the health of the relay only then.
     """
     rows = await broadcasts(sources, m.ListPublications(prefixes))
     withdrawn = tuple(row for row in await broadcasts(sources, m.ListWithdrawn(prefixes)) if row.tracks)
@@ -170,13 +183,17 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
         cached_bytes=sum(track.cached_bytes for track in running),
         refused=dict(sorted(refused.items())),
     )
+    everything = "" in prefixes
+    peers = tuple(await _peers(sources, sessions, rows)) if everything else ()
+    relay = replace(sources.relay(), now=sources.runtime.wall_time())
     return State(
-        relay=replace(sources.relay(), now=sources.runtime.wall_time()),
+        relay=relay,
+        health=judge(relay, peers) if everything and judge is not None else None,
         totals=totals,
         sessions=tuple(sorted(sessions, key=lambda session: session.session)),
         broadcasts=rows,
         withdrawn=withdrawn,
-        peers=tuple(await _peers(sources, sessions, rows)) if "" in prefixes else (),
+        peers=peers,
     )
 
 

@@ -52,6 +52,9 @@ FLAGS = (
     "--host-resolver-rules=MAP relay.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ::1",
     "--no-default-browser-check",
     "--no-first-run",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",  # a camera and a microphone, and the person permits them
+    "--use-fake-ui-for-media-stream",
     "--no-proxy-server",
     "--remote-debugging-port=0",
 )

@@ -192,12 +192,13 @@ FIGURES: Final = {
 """Steady values of /history, by name."""
 
 
-def past(now: float) -> Json:
-    """In the form of /history: an hour and a day, the first fifth unknown."""
+def past(now: float, after: float = 0.0) -> Json:
+    """In the form of /history: an hour and a day, the first fifth unknown; or what is new after a time."""
 
     def columns(step: int, length: int) -> Json:
-        known = length * 4 // 5
-        values = {name: [None] * (length - known) + [value] * known for name, value in FIGURES.items()}
+        unknown = 0 if after else length // 5
+        length = int((now - after) / step) if after else length
+        values = {name: [None] * unknown + [value] * (length - unknown) for name, value in FIGURES.items()}
         return {"step": step, "end": now, "values": values}
 
     return {"now": now, "recent": columns(5, 720), "day": columns(60, 1440)}
@@ -214,7 +215,7 @@ async def serving(
     known: Json,
     port: int = 0,
     events: list[Json] | None = None,
-    history: Callable[[float], Json] = past,
+    history: Callable[[float, float], Json] = past,
     each: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """A relay with the state `known`, which is one second later with each answer.
@@ -228,8 +229,8 @@ async def serving(
         each()
         return web.json_response({name: part for name, part in known.items() if name != "closed"})
 
-    async def before(_: web.Request) -> web.Response:
-        return web.json_response(history(known["relay"]["now"]))
+    async def before(request: web.Request) -> web.Response:
+        return web.json_response(history(known["relay"]["now"], float(request.query.get("after", 0))))
 
     async def latest(request: web.Request) -> web.Response:
         after = int(request.query.get("after", 0))

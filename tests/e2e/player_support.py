@@ -106,7 +106,7 @@ def mux(codec: str, form: str, options: dict[str, str] | None = None) -> bytes:
 @functools.cache
 def encoded(codec: str, form: str = "matroska") -> Encoded:
     """Packets with their description: in Matroska and MP4 H.264 has lengths, in MPEG-TS start codes."""
-    with av.open(io.BytesIO(mux(codec, form))) as container:
+    with av.open(io.BytesIO(mux(codec, form)), "r") as container:
         stream = container.streams[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
         scale = float(stream.time_base or 0) * 1_000_000
@@ -190,7 +190,7 @@ class Media:
         track = publication.track(self.name)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        group = None
+        group: Any = None
         rounds: Any = itertools.count() if self.container is not bare else range(1)
         for turn in rounds:
             for number, packet in enumerate(self.source.packets):

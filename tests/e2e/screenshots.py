@@ -28,6 +28,7 @@ PAGES: Final = {
     "events": "#events",
     "cluster": "#cluster",
     "words": "#words",
+    "player": "#broadcast=demo/stage",
     "watch": "#broadcast=demo/stage&track=video/hd",
 }
 
@@ -50,7 +51,10 @@ def session(number: int, remote: str, **fields: Any) -> Json:
         "subscriptions": 2,
         "upstreams": 0,
         "refused": {},
-        "skipped": {},
+        "skipped": 0,
+        "expires": None,
+        "estimate": 48_000_000,
+        "lost": 7 * number,
     }
     return {**row, **fields}
 
@@ -83,7 +87,7 @@ def rich() -> Json:
             "name": "edge-paris.example",
             "generated": False,
             "not_before": 0,
-            "not_after": NOW + 9.5 * 86_400,
+            "not_after": NOW + 5.5 * 86_400,
         }
     ]
     known["health"] = {
@@ -91,23 +95,28 @@ def rich() -> Json:
         "reasons": [
             {
                 "kind": "certificate",
-                "text": "the certificate of edge-paris.example ends in 9 days",
-                "doc": "docs/operations.md#certificate",
+                "text": "Certificate 1 of quic (edge-paris.example) ends in 5.5 days.",
+                "doc": "docs/operations.md#a-certificate-ends-soon",
             },
             {
-                "kind": "peer",
-                "text": "1 of 2 relays of the cluster is not connected: root-oslo:4443",
-                "doc": "docs/operations.md#peers-down",
+                "kind": "peers_down",
+                "text": "1 of 2 other relays are not connected: root-oslo:4443.",
+                "doc": "docs/operations.md#other-relays-are-not-connected",
             },
         ],
         "figures": {
             "lag": 0.0018,
             "cpu": 0.064,
             "memory": 88_400_000,
-            "skipped": 12,
-            "refused": 3,
+            "memory_limit": 2_000_000_000,
+            "skipped": 0.2,
+            "refused": {"unauthorized": 3},
             "descriptors": 41,
+            "descriptors_limit": 65_536,
             "udp_drops": 0,
+            "certificate_days": 5.5,
+            "draining": False,
+            "peers_down": 1,
         },
     }
     known["sessions"] = [
@@ -115,9 +124,7 @@ def rich() -> Json:
             1, "192.0.2.10:51011", publish=["stage"], publishing=["demo/stage"], subscriptions=0, upstreams=2
         ),
         session(2, "leaf-lyon:4443", transport="quic", path="", publish=[""], publishing=["news/desk"]),
-        session(
-            3, "198.51.100.7:40212", skipped={"demo/stage video/hd": 12}, rtt=0.184, publishing=["demo/guest"]
-        ),
+        session(3, "198.51.100.7:40212", skipped=12, rtt=0.184, publishing=["demo/guest"]),
         *(session(number, f"[2001:db8:0:{number:x}::17]:{50_000 + number}") for number in range(4, 24)),
     ]
     known["broadcasts"] = [
@@ -199,15 +206,30 @@ EVENTS: Final = [
 ]
 
 
-def waves(now: float) -> Json:
-    """An evening with its viewers."""
-    found = past(now)
+LEVELS: Final = {
+    **FIGURES,
+    "sessions": 23,
+    "viewers": 49,
+    "sent": 12.3e6,
+    "received": 2.2e6,
+    "groups": 6,
+    "skipped": 0.2,
+}
+"""Of /history, beside the state below."""
+
+
+def waves(now: float, after: float) -> Json:
+    """An evening with its viewers, which ends at the present level."""
+    found = past(now, after)
     for part in (found["recent"], found["day"]):
         for name, column in part["values"].items():
+            level, steady = LEVELS[name], name in ("memory", "lag")
             for index, value in enumerate(column):
-                if value is not None:
-                    wave = 1.2 + math.sin(index / len(column) * 9) + 0.15 * math.sin(index * 1.7)
-                    column[index] = FIGURES[name] * (0.9 + wave / 20 if name == "memory" else wave)
+                before = len(column) - index
+                wave = 0.35 * math.sin(before / len(column) * 9) + 0.04 * math.sin(before * 1.7)
+                column[index] = None if value is None else level * (1 + (wave / 8 if steady else wave))
+                if name in ("sessions", "viewers") and value is not None:
+                    column[index] = round(column[index])
     return found
 
 

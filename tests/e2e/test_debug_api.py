@@ -60,6 +60,7 @@ SESSION = {
     "subscriptions",
     "upstreams",
     "refused",
+    *("skipped", "expires", "estimate", "window", "in_flight", "lost"),
 }
 TRACK = {
     "path",
@@ -607,7 +608,8 @@ async def test_the_state_of_everything() -> None:
                 found = await response.json()
             async with http.get(f"{relay.internal_url}state/", headers=MSGPACK) as response:
                 packed = msgpack.unpackb(await response.read())
-    assert set(found) == {"relay", "totals", "sessions", "broadcasts", "withdrawn", "peers"} == set(packed)
+    names = {"relay", "health", "totals", "sessions", "broadcasts", "withdrawn", "peers"}
+    assert set(found) == names == set(packed)
     assert set(found["relay"]) == {
         *(
             "version",
@@ -619,8 +621,10 @@ async def test_the_state_of_everything() -> None:
             "versions",
             "public",
             "node",
+            "dashboard",
             "draining",
             "now",
+            "operator",
         )
     }
     assert found["relay"]["certificate"] == relay.fingerprint

@@ -125,6 +125,7 @@ def test_the_page_covers_every_route_and_option() -> None:
     commands = "\n".join(step.command for step in steps(PAGE.read_text()))
     for part in (
         *("/certificate.sha256", "/announced/", "/fetch/", "/state", "/health", "/metrics"),
+        *("/history", "/events", "/close"),
         *("group=", "frames=1", "follow=1", "track=", "application/json", "application/msgpack", "?jwt="),
     ):
         assert part in commands, part

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.browser import Page, chromium_path
-from tests.e2e.harness import npm_modules
+from tests.e2e.browser import chromium_path
 from tests.e2e.media_support import HEIGHT, WIDTH, write_media
 from tests.e2e.support import running
 from tests.e2e.test_command import command
+from tests.e2e.watch_support import watching
 
-PACKAGE = "@moq/watch@0.4.6"
 PICTURES = 12
 SECONDS, RATE = 6, 10
 
@@ -37,8 +35,6 @@ pytestmark = [
 )
 async def test_moq_watch_of_npm_plays_a_file(tmp_path: Path, name: str, video: str, audio: str) -> None:
     film = write_media(tmp_path / name, video=video, audio=audio, seconds=SECONDS, rate=RATE)
-    modules = await asyncio.to_thread(npm_modules, PACKAGE)
-    nested = [path.parents[2].relative_to(modules) for path in modules.glob("@moq/*/node_modules/@moq/net")]
     async with (
         running() as relay,
         command(
@@ -46,13 +42,7 @@ async def test_moq_watch_of_npm_plays_a_file(tmp_path: Path, name: str, video: s
         ) as publish,
     ):
         await publish.line("publishing demo/film")
-        async with Page(
-            "watch.html",
-            modules=modules,
-            relay=relay.url,
-            broadcast="demo/film",
-            nested=",".join(map(str, nested)),
-        ) as tab:
+        async with watching(relay, "demo/film") as tab:
             await tab.wait_for("picture", nth=PICTURES)
             assert tab.count("error") == 0, tab.events
             pictures = [event for event in tab.find("picture") if event["number"] is not None]

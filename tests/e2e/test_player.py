@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import pytest
 
@@ -123,130 +122,143 @@ def hang(video: dict[str, object], audio: dict[str, object]) -> bytes:
     )
 
 
-def cases() -> dict[str, Callable[[], tuple[dict[str, bytes], list[Media]]]]:
-    """What a broadcast has: payloads of catalog tracks, and media."""
-    opus = functools.partial(encoded, "libopus")
-    legacy_opus = lambda: Media("audio/data", opus(), legacy, 1)  # noqa: E731
+Case: TypeAlias = tuple[dict[str, bytes], list[Media]]
+"""What a broadcast has: payloads of its catalog tracks, and media."""
 
-    def vp8_legacy() -> tuple[dict[str, bytes], list[Media]]:
-        source = encoded("libvpx")
-        return {"catalog.json": hang(hang_video(source, codec="vp8"), hang_audio())}, [
-            Media("video/hd", source, legacy),
-            legacy_opus(),
-        ]
 
-    def vp9_loc() -> tuple[dict[str, bytes], list[Media]]:
-        source, kind = encoded("libvpx-vp9"), {"kind": "loc"}
-        video = hang_video(source, codec="vp09.00.10.08", container=kind)
-        return {"catalog.json": hang(video, hang_audio(container=kind))}, [
-            Media("video/hd", source, loc),
-            Media("audio/data", opus(), loc, 1),
-        ]
+def opus_legacy() -> Media:
+    return Media("audio/data", encoded("libopus"), legacy, 1)
 
-    def av1_legacy() -> tuple[dict[str, bytes], list[Media]]:
-        source = Encoded(encoded("libsvtav1").packets)
-        video = hang_video(source, codec="av01.0.00M.08", container={"kind": "legacy"})
-        return {"catalog.json": hang(video, hang_audio())}, [
-            Media("video/hd", source, legacy),
-            legacy_opus(),
-        ]
 
-    def h264_with_start_codes_in_the_oldest_catalog() -> tuple[dict[str, bytes], list[Media]]:
-        source = Encoded(encoded("libx264", "mpegts").packets)
-        video = {"track": {"name": "video/hd"}, "config": hang_video(source, codec="avc3.42c00b")}
-        audio = {"track": {"name": "audio/data"}, "config": hang_audio()}
-        return {"catalog.json": as_json({"video": [video], "audio": [audio]})}, [
-            Media("video/hd", source, legacy),
-            legacy_opus(),
-        ]
+def vp8_legacy() -> Case:
+    source = encoded("libvpx")
+    return {"catalog.json": hang(hang_video(source, codec="vp8"), hang_audio())}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
 
-    def h264_with_lengths_and_aac() -> tuple[dict[str, bytes], list[Media]]:
-        source, sound = encoded("libx264"), encoded("aac")
-        video = hang_video(source, codec=f"avc1.{source.extra[1:4].hex()}")
-        audio = hang_audio(codec="mp4a.40.2", description=sound.extra.hex())
-        return {"catalog.json": hang(video, audio)}, [
-            Media("video/hd", source, legacy),
-            Media("audio/data", sound, legacy, 1),
-        ]
 
-    def h264_with_a_description_in_base64() -> tuple[dict[str, bytes], list[Media]]:
-        source = encoded("libx264")
-        video = hang_video(
-            source,
-            codec="avc1.42c00b",
-            container={"kind": "loc"},
-            description=base64_of(source.extra),
-        )
-        return {"catalog.json": hang(video, hang_audio())}, [
-            Media("video/hd", source, loc),
-            legacy_opus(),
-        ]
+def vp9_loc() -> Case:
+    source, kind = encoded("libvpx-vp9"), {"kind": "loc"}
+    video = hang_video(source, codec="vp09.00.10.08", container=kind)
+    return {"catalog.json": hang(video, hang_audio(container=kind))}, [
+        Media("video/hd", source, loc),
+        Media("audio/data", encoded("libopus"), loc, 1),
+    ]
 
-    def h264_and_aac_in_cmaf() -> tuple[dict[str, bytes], list[Media]]:
-        source, sound = fragmented("libx264"), fragmented("aac")
-        video, audio = (
-            {"container": {"kind": "cmaf", "init": base64_of(track.extra)}} for track in (source, sound)
-        )
-        catalog = hang(
-            hang_video(source, codec="avc1.42c00b", **video), hang_audio(codec="mp4a.40.2", **audio)
-        )
-        return {"catalog.json": catalog}, [
-            Media("video/hd", source, bare),
-            Media("audio/data", sound, bare, 1),
-        ]
 
-    def vp9_and_opus_in_cmaf_with_an_msf_catalog() -> tuple[dict[str, bytes], list[Media]]:
-        source, sound = fragmented("libvpx-vp9"), fragmented("libopus")
-        tracks = [
-            {"name": "video/hd", "codec": "vp09.00.10.08", "initRef": "v", "width": WIDTH, "height": HEIGHT},
-            {
-                "name": "audio/data",
-                "codec": "opus",
-                "initRef": "a",
-                "samplerate": HERTZ,
-                "channelConfig": "1",
-            },
-        ]
-        inits = [
-            {"id": name, "type": "inline", "data": base64_of(track.extra)}
-            for name, track in (("v", source), ("a", sound))
-        ]
-        catalog = {
-            "version": "draft-01",
-            "tracks": [{"packaging": "cmaf", "isLive": True, **track} for track in tracks],
-            "initDataList": inits,
-        }
-        return {"catalog": as_json(catalog)}, [
-            Media("video/hd", source, bare),
-            Media("audio/data", sound, bare, 1),
-        ]
+def av1_legacy() -> Case:
+    source = Encoded(encoded("libsvtav1").packets)
+    video = hang_video(source, codec="av01.0.00M.08", container={"kind": "legacy"})
+    return {"catalog.json": hang(video, hang_audio())}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
 
-    def vp8_in_loc_with_an_msf_catalog() -> tuple[dict[str, bytes], list[Media]]:
-        """The timestamps are outside of the payload."""
-        source = Encoded(encoded("libvpx").packets)
-        track = {"packaging": "loc", "isLive": True}
-        tracks = [
-            {"name": "video/hd", "role": "video", "codec": "vp8", **track},
-            {"name": "audio/data", "role": "audio", "codec": "opus", "samplerate": HERTZ, **track},
-        ]
-        return {"catalog": as_json({"version": 1, "tracks": tracks})}, [
-            Media("video/hd", source, bare),
-            Media("audio/data", opus(), bare, 1),
-        ]
 
-    return {
-        case.__name__: case
-        for case in locals().values()
-        if callable(case) and case is not opus and "lambda" not in case.__name__
+def h264_with_start_codes_in_the_oldest_catalog() -> Case:
+    source = Encoded(encoded("libx264", "mpegts").packets)
+    video = {"track": {"name": "video/hd"}, "config": hang_video(source, codec="avc3.42c00b")}
+    audio = {"track": {"name": "audio/data"}, "config": hang_audio()}
+    return {"catalog.json": as_json({"video": [video], "audio": [audio]})}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
+
+
+def h264_with_lengths_and_aac() -> Case:
+    source, sound = encoded("libx264"), encoded("aac")
+    video = hang_video(source, codec=f"avc1.{source.extra[1:4].hex()}")
+    audio = hang_audio(codec="mp4a.40.2", description=sound.extra.hex())
+    return {"catalog.json": hang(video, audio)}, [
+        Media("video/hd", source, legacy),
+        Media("audio/data", sound, legacy, 1),
+    ]
+
+
+def h264_with_a_description_in_base64() -> Case:
+    source = encoded("libx264")
+    video = hang_video(
+        source,
+        codec="avc1.42c00b",
+        container={"kind": "loc"},
+        description=base64_of(source.extra),
+    )
+    return {"catalog.json": hang(video, hang_audio())}, [
+        Media("video/hd", source, loc),
+        opus_legacy(),
+    ]
+
+
+def h264_and_aac_in_cmaf() -> Case:
+    source, sound = fragmented("libx264"), fragmented("aac")
+    video, audio = (
+        {"container": {"kind": "cmaf", "init": base64_of(track.extra)}} for track in (source, sound)
+    )
+    catalog = hang(hang_video(source, codec="avc1.42c00b", **video), hang_audio(codec="mp4a.40.2", **audio))
+    return {"catalog.json": catalog}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", sound, bare, 1),
+    ]
+
+
+def vp9_and_opus_in_cmaf_with_an_msf_catalog() -> Case:
+    source, sound = fragmented("libvpx-vp9"), fragmented("libopus")
+    tracks = [
+        {"name": "video/hd", "codec": "vp09.00.10.08", "initRef": "v", "width": WIDTH, "height": HEIGHT},
+        {
+            "name": "audio/data",
+            "codec": "opus",
+            "initRef": "a",
+            "samplerate": HERTZ,
+            "channelConfig": "1",
+        },
+    ]
+    inits = [
+        {"id": name, "type": "inline", "data": base64_of(track.extra)}
+        for name, track in (("v", source), ("a", sound))
+    ]
+    catalog = {
+        "version": "draft-01",
+        "tracks": [{"packaging": "cmaf", "isLive": True, **track} for track in tracks],
+        "initDataList": inits,
     }
+    return {"catalog": as_json(catalog)}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", sound, bare, 1),
+    ]
 
 
-CASES: Final = cases()
+def vp8_in_loc_with_an_msf_catalog() -> Case:
+    """The timestamps are outside of the payload."""
+    source = Encoded(encoded("libvpx").packets)
+    track = {"packaging": "loc", "isLive": True}
+    tracks = [
+        {"name": "video/hd", "role": "video", "codec": "vp8", **track},
+        {"name": "audio/data", "role": "audio", "codec": "opus", "samplerate": HERTZ, **track},
+    ]
+    return {"catalog": as_json({"version": 1, "tracks": tracks})}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", encoded("libopus"), bare, 1),
+    ]
+
+
+CASES: Final[list[Callable[[], Case]]] = [
+    vp8_legacy,
+    vp9_loc,
+    av1_legacy,
+    h264_with_start_codes_in_the_oldest_catalog,
+    h264_with_lengths_and_aac,
+    h264_with_a_description_in_base64,
+    h264_and_aac_in_cmaf,
+    vp9_and_opus_in_cmaf_with_an_msf_catalog,
+    vp8_in_loc_with_an_msf_catalog,
+]
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_codecs_containers_and_catalogs(case: str) -> None:
-    catalog, tracks = await asyncio.to_thread(CASES[case])
+async def test_codecs_containers_and_catalogs(case: Callable[[], Case]) -> None:
+    catalog, tracks = await asyncio.to_thread(case)
     async with (
         running() as relay,
         live(relay.url, "demo/cam", catalog, tracks),

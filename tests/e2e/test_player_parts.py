@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgpack
 import pytest
 
 from relay.app import Relay
@@ -301,7 +302,7 @@ def many(count: int) -> bytes:
     return as_json({"video": {"renditions": renditions}, "audio": {"renditions": renditions}})
 
 
-WRONG_TYPES: Final = {
+WRONG_TYPES: Final[dict[str, Any]] = {
     "video": {
         "renditions": {
             "a": None,
@@ -521,15 +522,13 @@ async def test_updates_of_a_catalog() -> None:
 
 
 async def test_msgpack_in_pieces_of_any_size() -> None:
-    import msgpack
-
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"group": 2**40, "frame": 0, "timestamp": None, "size": 3, "payload": b"abc"},
         {"group": 1, "frame": 300, "timestamp": -5, "size": 70_000, "payload": bytes(70_000)},
         {"group": 0, "frame": 70_000, "timestamp": 2**33, "size": 300, "payload": b"x" * 300},
     ]
     data = b"".join(msgpack.packb(row) for row in rows)
-    expected = [{**row, "payload": bytes(row["payload"]).hex()} for row in rows]  # type: ignore[arg-type]
+    expected = [{**row, "payload": row["payload"].hex()} for row in rows]
     async with parsers("msgpack.js") as parse:
         for size in (1_000_000, 4093, 7):
             found = await parse.call(

@@ -23,20 +23,22 @@ export const hasToken = () => token !== null;
 
 /** The path of which the page shows everything below. */
 function prefix() {
-  const [path, root] = [own.get("path"), rootOf(token)].map((text) => text?.split("/").filter(Boolean).join("/"));
+  const [path, root] = [own.get("path"), rootOf(claims())].map((text) => text?.split("/").filter(Boolean).join("/"));
   // a token that was typed in may be for another part than the address
   return path === undefined || (typed && !`${path}/`.startsWith(root && `${root}/`)) ? root : path;
 }
 
-/** The token's claim `root`. The relay verifies the token, not the page. */
-function rootOf(text) {
+/** What the token claims, null without one or if it is unreadable. The relay verifies the token, not the page. */
+export function claims() {
   try {
-    const claims = JSON.parse(atob(text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return typeof claims.root === "string" ? claims.root : "";
+    const found = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return typeof found === "object" ? found : null;
   } catch {
-    return "";
+    return null;
   }
 }
+
+const rootOf = (found) => (typeof found?.root === "string" ? found.root : "");
 
 /** An answer with an error status. */
 export class Refused extends Error {
@@ -107,6 +109,11 @@ export async function announced() {
   }));
 }
 
+/** Refused with 503 while the relay drains. */
+export async function health() {
+  await get(route("health"), once("text/plain"));
+}
+
 export async function certificate() {
   return (await (await get(route("certificate.sha256"), once("text/plain"))).text()).trim();
 }
@@ -142,8 +149,8 @@ async function optional(path, query) {
   }
 }
 
-/** Figures of the last hour and day, or null. */
-export const history = () => optional("history");
+/** Figures of the last hour and day, or those after a time in seconds since the epoch; or null. */
+export const history = (after) => optional("history", after ? { after: String(after) } : {});
 
 /** Events with a number above `after`, at most the latest 200; or null. */
 export const events = (after) => optional("events", after ? { after: String(after) } : {});

@@ -39,7 +39,7 @@ function memberRow() {
       const url = member.self ? null : safe(member.dashboard);
       write(link, url ? "Open" : format.NONE);
       mark(link, "href", url);
-      mark(link, "aria-label", url ? `Dashboard of ${member.node}` : null);
+      mark(link, "aria-label", url ? `Open the dashboard of ${member.node}` : null);
     },
   };
 }

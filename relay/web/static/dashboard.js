@@ -8,9 +8,10 @@ import * as format from "./format.js";
 import { Health, TabIcon } from "./health.js";
 import { Histories, History } from "./history.js";
 import { Player } from "./player.js";
+import { Publish } from "./publish.js";
 import { SessionPage } from "./session.js";
 import "./signin.js";
-import { BroadcastTable, SessionTable, skippedGroups, trackKey } from "./tables.js";
+import { BroadcastTable, SessionTable, trackKey } from "./tables.js";
 import { TotalCharts } from "./totals.js";
 import { Watch } from "./watch.js";
 
@@ -32,6 +33,7 @@ const icon = new TabIcon();
 const events = new EventLog();
 const watch = new Watch(tracks);
 const player = new Player();
+const publish = new Publish();
 
 // -- state
 
@@ -60,24 +62,18 @@ function remember(state) {
   }
   tracks.keep(known);
   for (const session of state.sessions) {
-    const { bytes_received, bytes_sent, rtt } = session;
-    const skipped = skippedGroups(session);
-    const counters = skipped === null ? { bytes_received, bytes_sent } : { bytes_received, bytes_sent, skipped };
-    sessions.of(session.session).push(now, counters, { rtt });
+    const { bytes_received, bytes_sent, skipped = 0, rtt } = session;
+    sessions.of(session.session).push(now, { bytes_received, bytes_sent, skipped }, { rtt });
   }
   sessions.keep(new Set(state.sessions.map(({ session }) => session)));
   // Sums of rates: rates of sums would fall whenever a session closes.
   const first = total.points.length === 0;
-  const { lag = null, cpu = null, memory = null } = state.health?.figures ?? {};
   const sum = (histories, name) => (first ? null : histories.sum(name));
   total.push(now, {}, {
     sent: sum(sessions, "bytes_sent"),
     received: sum(sessions, "bytes_received"),
     groups: sum(tracks, "groups"),
     skipped: sum(sessions, "skipped"),
-    lag,
-    cpu,
-    memory,
     viewers: state.totals.viewers,
     sessions: state.totals.sessions,
   });
@@ -116,7 +112,7 @@ function display(state) {
   health.update(state.health ?? null);
   name = relay.node ?? location.host;
   show(find("[data-page=cluster]"), state.peers.length > 0 || relay.node !== null);
-  show(find("[data-page=events]"), events.available);
+  show(find("[data-page=events]"), totalCharts.remembered !== null); // the same rights
   welcome(state.broadcasts, relay);
   note("");
 }
@@ -253,6 +249,7 @@ async function ask() {
       await Promise.all([totalCharts.load(state.relay.now), page.ask?.()]);
       display(state);
       page.update(state);
+      publish.learn(state.broadcasts, state.relay);
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
@@ -272,6 +269,7 @@ async function ask() {
   displayAnnounced(broadcasts);
   fingerprint(certificate);
   if (page === watch || page === player) page.update(null);
+  publish.learn(broadcasts, null);
   if (refusal) {
     hidden = 0;
     show(find("#start"), false);
@@ -322,6 +320,7 @@ const words = { title: "Words", element: find("#words"), open: () => find("#word
 const pages = {
   track: watch, // of a broadcast, which the address names, too
   broadcast: player,
+  publish,
   session: new SessionPage(sessions, tracks, events),
   events: new EventsPage(events),
   cluster: new ClusterPage(total),

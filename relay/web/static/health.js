@@ -3,20 +3,33 @@
 import { Keyed, find, make, mark, show, write } from "./dom.js";
 import * as format from "./format.js";
 
-/** The figures beside the verdict: words, and how the number is written. */
-const FIGURES = {
-  lag: ["loop lag", format.short],
-  cpu: ["CPU", format.percent],
-  memory: ["memory", format.bytes],
-  skipped: ["skipped groups", format.count],
-  refused: ["refused", format.count],
-  descriptors: ["descriptors", format.count],
-  udp_drops: ["UDP drops", format.count],
-  certificate_days: ["certificate for", (days) => format.counted(Math.floor(days), "day")],
-};
+const share = (value, limit, text) => (limit ? `${text(value)} of ${text(limit)}` : text(value));
+
+/** The figures beside the verdict, of the last minute; null where the relay does not know. */
+const FIGURES = [
+  ["lag", ({ lag }) => `loop lag ${format.short(lag)}`],
+  ["cpu", ({ cpu }) => `CPU ${format.percent(cpu)}`],
+  ["memory", ({ memory, memory_limit: limit }) => `memory ${share(memory, limit, format.bytes)}`],
+  ["skipped", ({ skipped }) => `skipped groups ${format.often(skipped)}`],
+  ["refused", ({ refused }) => `refused ${format.count(Object.values(refused).reduce((a, b) => a + b, 0))}`],
+  ["descriptors", ({ descriptors, descriptors_limit: limit }) => `descriptors ${share(descriptors, limit, format.count)}`],
+  ["udp_drops", ({ udp_drops: drops }) => `dropped datagrams ${format.count(drops)}`],
+  ["certificate_days", ({ certificate_days: days }) => `certificate for ${format.counted(Math.max(0, Math.floor(days)), "day")}`],
+];
 
 /** What a reason means and what to do, for people who see it for the first time. */
-const EXPLANATIONS = {};
+const EXPLANATIONS = {
+  lag: "All sessions share one event loop, and it stood still for that long: viewers see a stall. If the CPU is high, the relay has too many sessions for its core; else other programs or a lack of memory pause it.",
+  cpu: "The relay works on one core, and that core is full. Soon slow viewers lose groups. Spread the sessions over several relays of a cluster.",
+  memory: "At the limit the system ends the process, and with it all sessions. Lower [limits] cache, or give the relay more memory.",
+  skipped: "Groups that viewers were too slow for. Sort the sessions by what was skipped for them: if it is one or two, their own network is slow. If it is nearly all, it is the network or the processor of this machine.",
+  refused: "Clients ask for more than limits or their rights allow, again and again. The page of events says who, and why.",
+  descriptors: "When none is left, no TCP connection is accepted: no web page, and no viewer over WebSocket. Raise LimitNOFILE (ulimit -n) and restart.",
+  udp_drops: "Packets came faster than the relay read them, and the system dropped some. They are sent again, late. If neither CPU nor loop lag is high, raise net.core.rmem_max and [server.quic] socket_buffer.",
+  certificate: "Clients do not connect once it has ended. Renew it, and send SIGHUP to the relay, which interrupts no session.",
+  draining: "Somebody stopped it. It serves its present clients until they have left, for [limits] drain seconds at most. There is nothing to do.",
+  peers_down: "Broadcasts that only these relays have do not come here. The page of the cluster shows the last error: 401 is a wrong token, a timeout is a firewall or a relay that does not run.",
+};
 
 /** "docs/operations.md#loop-lag" as "docs/operations.md, Loop lag". */
 function place(doc) {
@@ -63,8 +76,8 @@ export class Health {
     write(this.title, well ? "The relay is well" : `Look here: ${format.counted(reasons.length, "thing")} to see to`);
     this.rows.sync(reasons, ({ kind, text }) => `${kind} ${reasons.filter((each) => each.kind === kind).length > 1 ? text : ""}`);
     show(this.list, reasons.length > 0);
-    const figures = Object.entries(FIGURES).filter(([name]) => typeof health.figures?.[name] === "number");
-    write(this.figures, figures.map(([name, [words, text]]) => `${words} ${text(health.figures[name])}`).join(" \u00b7 "));
+    const figures = FIGURES.filter(([name]) => (health.figures?.[name] ?? null) !== null);
+    write(this.figures, figures.map(([, text]) => text(health.figures)).join(" \u00b7 "));
   }
 }
 

@@ -5,7 +5,7 @@ import { TimeChart } from "./charts.js";
 import { Keyed, cell, find, make, mark, show, write, writeLong } from "./dom.js";
 import { eventListing } from "./events.js";
 import * as format from "./format.js";
-import { Listing, rights, shownPath, skippedGroups, trackKey, watchLink } from "./tables.js";
+import { Listing, rights, shownPath, trackKey, watchLink } from "./tables.js";
 
 const field = (name) => find(`[data-session-page="${name}"]`);
 
@@ -17,13 +17,19 @@ const FACTS = [
   ["May publish", (session) => rights(session, session.publish)],
   ["May watch", (session) => rights(session, session.subscribe)],
   ["Connected for", (session, now) => format.duration(now - session.since)],
+  ["Token", (session, now) => (session.expires ? `expires in ${format.duration(session.expires - now)}` : "none, or without end"),
+    "The session is closed when its token expires"],
   ["Round trip", (session) => format.short(session.rtt), "Time of a packet to the client and back"],
   ["Watches", (session) => format.counted(session.subscriptions, "track")],
   ["Sends to the relay", (session) => format.counted(session.upstreams, "track")],
-  ["Groups skipped for it", (session) => format.count(skippedGroups(session)), "Groups that its connection was too slow for"],
+  ["Groups skipped for it", (session) => format.count(session.skipped), "Groups that its connection was too slow for"],
+  ["Estimated capacity", (session) => format.rate(known(session.estimate) && session.estimate / 8), "What the network can carry toward the client"],
+  ["Packets lost", (session) => format.count(session.lost), "Of those sent to the client, since the beginning"],
   ["Bytes received, sent", (session) => `${format.bytes(session.bytes_received)}, ${format.bytes(session.bytes_sent)}`],
   ["Refused", (session) => refusals(session.refused), "Requests and data that a limit refused"],
 ];
+
+const known = (value) => (value === undefined ? null : value);
 
 function refusals(refused) {
   const found = Object.entries(refused ?? {}).filter(([, number]) => number > 0);
@@ -46,18 +52,6 @@ function publishedRow(histories) {
         ? [format.count(track.viewers), format.often(history.rate("groups")), format.rate(history.rate("bytes", 3)), format.bytes(track.cached_bytes)]
         : cells.map(() => format.NONE);
       cells.forEach((element, index) => write(element, texts[index]));
-    },
-  };
-}
-
-function skippedRow() {
-  const name = make("th", { role: "rowheader", scope: "row" });
-  const number = cell("Groups skipped", { class: "number" });
-  return {
-    element: make("tr", { role: "row" }, name, number),
-    update({ track, groups }) {
-      writeLong(name, track);
-      write(number, format.count(groups));
     },
   };
 }
@@ -95,11 +89,6 @@ export class SessionPage {
         ({ broadcast, track }) => track && tracks.of(trackKey(broadcast, track)).rate("bytes", 3),
         ({ track }) => track?.cached_bytes,
       ],
-    });
-    this.skipped = new Listing("session-skipped", new Keyed(find("#session-skipped tbody"), skippedRow), {
-      key: ({ track }) => track,
-      none: "Nothing was skipped: the session keeps up.",
-      columns: [({ track }) => track, ({ groups }) => groups],
     });
     this.events = eventListing("session-events", "None of the latest events is about this session.");
     const dialog = find("#closing");
@@ -161,13 +150,6 @@ export class SessionPage {
     const own = state.broadcasts.filter((broadcast) => broadcast.session === this.number);
     this.published.update(own.flatMap((broadcast) =>
       broadcast.tracks.length ? broadcast.tracks.map((track) => ({ broadcast, track })) : [{ broadcast }]));
-    const { skipped } = this.found;
-    const listed = skipped !== null && typeof skipped === "object";
-    show(find("#session-skipped"), listed);
-    if (listed) {
-      const rows = Object.entries(skipped).map(([track, groups]) => ({ track, groups }));
-      this.skipped.update(rows.sort((a, b) => b.groups - a.groups));
-    }
   }
 
   #ended(events) {

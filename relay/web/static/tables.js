@@ -247,12 +247,6 @@ export function rights(session, prefixes) {
   return paths.includes("") ? "everything" : paths.map((path) => `/${path}`).join(", ");
 }
 
-/** Groups skipped for a session, over all its tracks; null if the relay does not tell. */
-export function skippedGroups({ skipped }) {
-  if (skipped === null || skipped === undefined) return null;
-  return typeof skipped === "number" ? skipped : sum(Object.values(skipped));
-}
-
 /** The larger of both rates, for a line that has room for one. */
 function brief(history) {
   const received = history.rate("bytes_received", 3);
@@ -304,7 +298,7 @@ function sessionRow(histories) {
       write(gives.aside, session.upstreams ? `${format.counted(session.upstreams, "track")} received` : "");
       write(takes.main, session.subscriptions ? format.counted(session.subscriptions, "track") : format.NONE);
       write(takes.aside, format.counted(session.streams, "stream"));
-      write(skipped, format.count(skippedGroups(session)));
+      write(skipped, format.count(session.skipped));
       write(rtt, format.short(session.rtt));
       write(received.main, format.rate(history.rate("bytes_received", 3)));
       write(received.aside, format.bytes(session.bytes_received));
@@ -330,7 +324,7 @@ export class SessionTable {
         ({ session }) => session.path,
         ({ session }) => session.publishing.join() || null,
         ({ session }) => session.subscriptions,
-        ({ session }) => skippedGroups(session),
+        ({ session }) => session.skipped,
         ({ session }) => session.rtt,
         rate("bytes_received"),
         rate("bytes_sent"),

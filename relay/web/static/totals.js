@@ -6,8 +6,7 @@ import { find, make, mark, show } from "./dom.js";
 import * as format from "./format.js";
 
 const SPANS = [[300, "5 min"], [3600, "1 h"], [86_400, "1 day"]]; // seconds
-const STALE = 60; // seconds after which a longer chart takes the relay's figures again
-const OVERLAP = 200; // seconds that the page's own points reach back at least
+const STEP = 5; // seconds between two queries for what is new
 
 const RATE = { format: format.rate, axis: format.round(format.rate), unit: format.MEGABIT, least: 0.01 * format.MEGABIT };
 
@@ -61,12 +60,28 @@ const CHARTS = [
   },
 ];
 
+const fresh = () => ({ step: 0, times: [], values: new Map() });
+
+/** Add a part of an answer to what is known, and forget what is older than `since`. */
+function extend(known, { step, end, values }, since) {
+  const length = Object.values(values)[0].length;
+  const begin = end - (length - 0.5) * step;
+  const kept = known.times.filter((time) => time < begin).length;
+  const old = known.times.findIndex((time) => time >= since);
+  const range = [old < 0 ? kept : old, kept];
+  known.step = step;
+  known.times = [...known.times.slice(...range), ...Array.from({ length }, (_, index) => end - (length - 1 - index) * step)];
+  for (const [name, column] of Object.entries(values)) {
+    known.values.set(name, [...(known.values.get(name) ?? []).slice(...range), ...column]);
+  }
+}
+
 export class TotalCharts {
   /** `live` is the history that the page collects. */
   constructor(live) {
     this.live = live;
     this.length = SPANS[0][0];
-    this.remembered = null; // answer of /history
+    this.remembered = null; // {recent, day}, each {step, times, values}
     this.asked = -Infinity; // when, in the relay's time
     this.refused = false;
     const parent = find("#charts");
@@ -103,15 +118,17 @@ export class TotalCharts {
     this.refused = false;
   }
 
-  /** Ask for the relay's figures if the own ones do not reach back to them, or a longer chart needs newer ones. */
+  /** Ask for the relay's figures: all of them at first, and later those that are new. */
   async load(now) {
-    const age = now - this.asked;
-    const needed = this.length > SPANS[0][0] ? STALE : OVERLAP;
-    if (this.refused || age < needed) return;
+    if (this.refused || now - this.asked < STEP) return;
     this.asked = now;
-    this.remembered = await api.history();
-    this.refused = this.remembered === null;
+    const answer = await api.history(this.remembered?.recent.times.at(-1) ?? 0);
+    this.refused = answer === null;
     show(find("[data-choice=span]"), !this.refused);
+    if (this.refused) return;
+    this.remembered ??= { recent: fresh(), day: fresh() };
+    extend(this.remembered.recent, answer.recent, now - 3600);
+    extend(this.remembered.day, answer.day, now - 86_400);
   }
 
   draw(now) {
@@ -127,15 +144,13 @@ export class TotalCharts {
     const recent = this.live.columns(now, names);
     const known = this.remembered?.[this.length > 3600 ? "day" : "recent"];
     if (!known) return recent;
-    const columns = [[], ...names.map(() => [])];
-    const { step, end, values } = known;
-    const length = values[names[0]]?.length ?? 0;
-    for (let index = 0; index < length; index += 1) {
-      const time = end - (length - 1 - index) * step - now;
-      if (time < -this.length - step) continue;
-      columns[0].push(time);
-      names.forEach((name, column) => columns[column + 1].push(values[name]?.[index] ?? null));
-    }
+    const from = known.times.findIndex((time) => time >= now - this.length - known.step);
+    if (from < 0) return recent;
+    const end = known.times.at(-1);
+    const columns = [
+      known.times.slice(from).map((time) => time - now),
+      ...names.map((name) => known.values.get(name)?.slice(from) ?? known.times.slice(from).fill(null)),
+    ];
     recent[0].forEach((time, index) => {
       if (time <= end - now) return;
       recent.forEach((column, number) => columns[number].push(column[index]));
