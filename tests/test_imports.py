@@ -25,7 +25,7 @@ def module_of(path: Path) -> str:
 
 MODULES = {module_of(path) for path in (*FILES, *(ROOT / "relay").rglob("*.pyi"))}
 
-PRIVATE_PARTS = {"relay/quic/{handshake,handover}.py", "relay/actors/runtime.py"}
+PRIVATE_PARTS = {"relay/quic/{handshake,handover}.py", "relay/actors/{inbox,runtime}.py"}
 """The files that may use what a library keeps to itself."""
 
 
@@ -112,7 +112,7 @@ ROOMS = {
         ),
         ("pykka",),
         never=("socket",),
-        only=(("pykka", "relay/actors/runtime.py"),),
+        only=(("pykka", "relay/actors/inbox.py"), ("pykka", "relay/actors/runtime.py")),
     ),
     "relay/web/": Room(
         (
@@ -156,7 +156,9 @@ ROOMS = {
     "relay/credentials.py": Room(
         ("actors", "auth", "config", "logger", "quic", "runtime", "transport", "web.key_server")
     ),
-    "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
+    "relay/identity.py": Room(
+        ("config", "model.address", "model.member", "version", "web.rows"), never=EFFECTS
+    ),
     "relay/__init__.py": Room(("app", "compiled")),
 }
 """By path; one that ends in a slash is a folder."""
