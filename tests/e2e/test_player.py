@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeAlias
 
 import pytest
 
-from tests.e2e.browser import chromium_path
+from tests.e2e.browser import Page, chromium_path
 from tests.e2e.dashboard_support import Tab, tab
-from tests.e2e.harness import Peer, peer_python
+from tests.e2e.harness import Peer, npm_modules, peer_python
 from tests.e2e.http_support import published
 from tests.e2e.player_support import (
     HEIGHT,
@@ -34,6 +35,8 @@ from tests.e2e.support import NEW, running, webtransport
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
+
+PUBLISH: Final = "@moq/publish@0.2.17"
 
 COLOURS: Final = """(() => {
     const { width, height } = document.querySelector('[data-play=canvas]');
@@ -99,6 +102,21 @@ async def test_picture_and_sound_of_a_rust_publisher() -> None:
         await press(page, "pause")
         await page.until(f"{selector('state')}.dataset.state === 'following'")
         await page.until(f"{LEVEL} > 0.05")
+        assert page.complaints == []
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: no @moq/publish to test with")
+async def test_picture_of_a_browser_with_moq_publish() -> None:
+    modules = await asyncio.to_thread(npm_modules, PUBLISH)
+    async with (
+        running() as relay,
+        Page("publish.html", modules=modules, relay=relay.url, broadcast="demo/tab") as publisher,
+        tab(f"{relay.internal_url}#broadcast=demo%2Ftab") as page,
+    ):
+        await publisher.wait_for("published")
+        for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
+            await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
+        assert publisher.count("error") == 0, publisher.events
         assert page.complaints == []
 
 
