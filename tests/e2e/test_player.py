@@ -289,6 +289,36 @@ async def test_codecs_containers_and_catalogs(case: Callable[[], Case]) -> None:
         assert page.complaints == []
 
 
+async def test_a_smaller_rendition_is_chosen_and_a_hidden_page_leaves_the_picture() -> None:
+    source = await asyncio.to_thread(encoded, "libvpx")
+    sizes = {"video/sd": WIDTH, "video/hd": 2 * WIDTH}  # as the catalog says
+    renditions = {
+        name: {"codec": "vp8", "codedWidth": width, "codedHeight": HEIGHT} for name, width in sizes.items()
+    }
+    catalog = {"catalog.json": as_json({"video": {"renditions": renditions}})}
+    pressed = (
+        "document.querySelector('[data-rendition=\"{}\"] button').getAttribute('aria-pressed') === 'true'"
+    )
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", catalog, [Media(name, source, legacy) for name in sizes]),
+        tab(f"{relay.internal_url}#broadcast=demo%2Fcam") as page,
+    ):
+        await page.until(f"{pressed.format('video/hd')} && {selector('state')}.dataset.state === 'following'")
+        viewers = "fetch('state').then((answer) => answer.json()).then((state) => state.totals.viewers)"
+        assert await page.evaluate(viewers) == 1
+        await page.click('[data-rendition="video/sd"] button')
+        await page.until(f"{pressed.format('video/sd')} && !({pressed.format('video/hd')})")
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        await page.evaluate(
+            "Object.defineProperty(document, 'hidden', { get: () => true });"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        while await page.evaluate(viewers):
+            pass
+        assert page.complaints == []
+
+
 async def test_a_broadcast_without_catalog_says_so() -> None:
     async with (
         running() as relay,
