@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from relay.config import Config
 from relay.model.address import readable_address
+from relay.model.member import authority_of
 from relay.version import VERSION
 from relay.web.rows import CertificateRow, Identity
 
 Addresses: TypeAlias = list[tuple[str, int]]
+
+DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 @dataclass(slots=True)
@@ -28,6 +31,14 @@ class Listening:
         """The URL for a client on this machine, which fetches the certificate by itself."""
         scheme, addresses = ("http", self.http) if self.http else ("https", self.quic)
         return f"{scheme}://localhost:{addresses[0][1]}/"
+
+    def public_url(self, node: str | None) -> str | None:
+        """The URL for browsers anywhere, HTTPS if there is. `node` is the name by which others reach this relay."""
+        scheme, addresses = ("https", self.https) if self.https else ("http", self.http)
+        if node is None or not addresses:
+            return None
+        host, _ = authority_of(node)
+        return f"{scheme}://{readable_address(host, addresses[0][1]).removesuffix(DEFAULT_PORTS[scheme])}/"
 
 
 def identity(
@@ -54,6 +65,7 @@ def identity(
         versions=tuple(version.name_on_wire for version in config.server.version),
         public=None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
         node=config.cluster.node,
+        dashboard=listening.public_url(config.cluster.node),
         draining=draining,
     )
 

@@ -156,7 +156,9 @@ ROOMS = {
     "relay/credentials.py": Room(
         ("actors", "auth", "config", "logger", "quic", "runtime", "transport", "web.key_server")
     ),
-    "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
+    "relay/identity.py": Room(
+        ("config", "model.address", "model.member", "version", "web.rows"), never=EFFECTS
+    ),
     "relay/__init__.py": Room(("app", "compiled")),
 }
 """By path; one that ends in a slash is a folder."""

@@ -103,7 +103,8 @@ class Announcements:
             path=absolute,
             source=context.ref,
             limits=environment.limits,
-            counters=environment.counters,
+            # what relays tell each other is not counted as tracks and viewers
+            counters=None if covers(environment.members, absolute) else environment.counters,
             cache_budget=environment.cache_budget,
             directory=environment.origin,
         )

@@ -13,16 +13,16 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.peer import Dialling, PeerActor, State
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
+from relay.actors.statuses import LeaseOver, OtherStatuses, OwnStatus, StatusPart
 from relay.logger import get_logger
 from relay.model.events import Kind
 from relay.model.limits import Limits
-from relay.model.member import Member, same_host
+from relay.model.member import Member, MemberStatus, same_host
 from relay.model.path import join, strip
 from relay.model.route import UNKNOWN_HOP, Route
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.runtime import Runtime
 from relay.transport.session import Session
-from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.cluster")
 
@@ -30,10 +30,17 @@ WATCH: Final = 1
 GENERATION: Final = 1
 
 REVIVAL: Final = 10.0  # seconds until a failed peer actor starts again
+INTRODUCTION: Final = 1.0  # seconds in which a relay that has connected announces its name
 
 
 class Revive(NamedTuple):
     """Timer: start missing peers."""
+
+
+class ReportUp(NamedTuple):
+    """Timer: a session with another relay is an event. By now that relay has announced its name."""
+
+    session: int
 
 
 class Membership(NamedTuple):
@@ -45,6 +52,13 @@ class Membership(NamedTuple):
     prefix: str
     mesh: bool
     dial: Callable[[str], Awaitable[Session]]
+
+
+class Statuses(NamedTuple):
+    """What this relay and the others say of themselves."""
+
+    own: OwnStatus
+    others: OtherStatuses
 
 
 class ClusterActor(LoopActor):
@@ -75,6 +89,9 @@ class ClusterActor(LoopActor):
         self._leaving: dict[str, Member] = {}  # withdrawn, but still connected
         self._sessions: dict[int, m.PeerConnected] = {}  # with other relays, by number
         self._revival: Timer | None = None
+        self._statuses = Statuses(
+            OwnStatus(runtime), OtherStatuses(self, runtime, origin, number, self._prefix)
+        )
 
     def __str__(self) -> str:
         return "cluster"
@@ -113,6 +130,8 @@ class ClusterActor(LoopActor):
                 self._on_member(message.path, message.offer)
             case m.PeerConnected():
                 self._on_connected(message)
+            case ReportUp():
+                self._report_up(message.session)
             case m.PeerDisconnected():
                 self._on_disconnected(message)
             case m.PeerEnded():
@@ -128,16 +147,35 @@ class ClusterActor(LoopActor):
                 return m.Peers(tuple(self._peers.values()), self._others())
             case m.CheckAlive():
                 send(self._origin, m.Alive(self._number, alive=True))
-            case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
-            case m.UpdateUpstream() | m.CloseUpstream() | m.StopGroup():
-                pass
+            case m.SetStatus():
+                self._statuses.own.set(message.status)
+            case m.ListStatuses():
+                return self._list_statuses()
+            case StatusPart():
+                self._statuses.others.take(message)
+            case LeaseOver():
+                self._statuses.others.end()
+            case (
+                m.OpenUpstream()
+                | m.DescribeUpstream()
+                | m.FetchUpstream()
+                | m.OpenPast()
+                | m.CloseUpstream()
+                | m.UpdateUpstream()
+                | m.ClosePast()
+                | m.StopFetch()
+                | m.StopGroup()
+                | m.OverLimit()
+            ):
+                self._statuses.own.on_message(message)
             case _:
                 return super().on_receive(message)
         return None
 
     def on_end(self, error: BaseException | None) -> None:  # noqa: ARG002 - the same either way
         send(self._origin, m.SessionGone(self._number))
+        self._statuses.own.end()
+        self._statuses.others.end()
         for peer in self._peers.values():
             halt(peer)
         self._peers.clear()
@@ -155,6 +193,7 @@ class ClusterActor(LoopActor):
             return
         if offer is None:
             member = self._members.pop(name, None)
+            self._statuses.others.drop(name)
             if member is not None:
                 logger.info("member has left", peer=name)
                 if self._is_connected(member):
@@ -226,8 +265,14 @@ class ClusterActor(LoopActor):
 
     def _on_connected(self, session: m.PeerConnected) -> None:
         self._sessions[session.session] = session
-        self._dialling.report(Kind.PEER_UP, session.session, self._name_of(session), None)
+        if self._dialling.events is not None:
+            self.call_later(INTRODUCTION, ReportUp(session.session))
         self._deduplicate()
+
+    def _report_up(self, number: int) -> None:
+        session = self._sessions.get(number)
+        if session is not None:
+            self._dialling.report(Kind.PEER_UP, number, self._name_of(session), None)
 
     def _on_disconnected(self, ended: m.PeerDisconnected) -> None:
         known = self._sessions.pop(ended.session, None)
@@ -262,6 +307,11 @@ class ClusterActor(LoopActor):
         targets = (target for target, peer in self._peers.items() if peer == session.peer)
         names = (name for name, member in self._known() if session.hop and member.hop == session.hop)
         return next(names, None) or next(targets, None) or nameless(session.hop)
+
+    def _list_statuses(self) -> dict[str, MemberStatus]:
+        """By name and by target: rows of `/state` have either."""
+        found = self._statuses.others.ask(tuple(self._members)[: self._limits.peers])
+        return found | {self._target(name): status for name, status in found.items()}
 
     def _others(self) -> tuple[PeerRow, ...]:
         """The rows of `/state` for relays that only dialled us."""

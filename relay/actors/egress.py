@@ -10,7 +10,7 @@ from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
 from relay.actors.skips import Skips
 from relay.model.failover import Failover
-from relay.model.path import MAX_SEGMENTS, join, narrow, size_of, strip
+from relay.model.path import MAX_SEGMENTS, covers, join, narrow, size_of, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
@@ -167,6 +167,8 @@ class Egress:
         if allowed and not context.permissions.may_subscribe(broadcast):
             context.log.info("refused subscribe", path=broadcast, reason="not permitted")
             allowed = False
+        if covers(context.environment.members, path) and not context.permissions.cluster:
+            allowed = False  # relays talk to each other there
         if not allowed:
             self._serving.reject(event.request, StreamCode.UNROUTABLE)
             return None

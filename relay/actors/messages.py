@@ -14,6 +14,7 @@ from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref
 from relay.model.group import Object
 from relay.model.limits import Limits
+from relay.model.member import MemberStatus
 from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
@@ -741,6 +742,16 @@ class Peers(NamedTuple):
 
     refs: tuple[Ref, ...]
     others: tuple[PeerRow, ...]
+
+
+class SetStatus(NamedTuple):
+    """What this relay says of itself to the others, from now on."""
+
+    status: MemberStatus
+
+
+class ListStatuses(NamedTuple):
+    """Asked of the cluster. The reply has the `MemberStatus` of other relays by name, as far as known."""
 
 
 class DescribePeer(NamedTuple):

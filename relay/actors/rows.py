@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relay.model.member import MemberTotals
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
@@ -63,7 +65,10 @@ class TrackRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Answer to `DescribePeer`. The web server fills in `since` (epoch seconds), `broadcasts` and `offers`."""
+    """Answer to `DescribePeer`. The web server fills in `since` (epoch seconds) and all from `broadcasts` on.
+
+    `totals` and `dashboard` are what that relay says of itself; None if it says nothing.
+    """
 
     node: str
     state: str
@@ -73,3 +78,5 @@ class PeerRow:
     error: str | None
     broadcasts: int = 0
     offers: tuple[str, ...] = ()
+    totals: MemberTotals | None = None
+    dashboard: str | None = None

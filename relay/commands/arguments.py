@@ -39,10 +39,10 @@ class Target:
     fingerprints: tuple[str, ...]
     disable_verify: bool
 
-    async def connect(self) -> Client:
-        """Dial the relay."""
+    async def connect(self, *, hop: int | None = None) -> Client:
+        """Dial the relay, with an origin id of ours that is random by default."""
         tls = ClientTls(self.roots, self.fingerprints, self.disable_verify)
-        return await Client.connect(self.url, versions=self.versions, tls=tls)
+        return await Client.connect(self.url, versions=self.versions, tls=tls, hop=hop)
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from relay import terminal
 from relay.client import Client
 from relay.commands import sessions
-from relay.commands.arguments import URLS, Parser, Target, broadcast_of
+from relay.commands.arguments import URLS, Parser, Target, broadcast_of, word_of
 from relay.commands.progress import Progress
 from relay.commands.sessions import Pauses, Refused, execute
 from relay.media import library
 from relay.media.broadcasting import Broadcast
-from relay.media.catalog import Rendition
+from relay.media.catalog import CMAF, LEGACY, Rendition
 from relay.media.errors import MediaError
 from relay.media.feed import Feed, Opened, Trouble
 from relay.media.source import MICROSECONDS, Input, Sample
@@ -72,6 +72,13 @@ class Publisher:
         self._broadcast: Broadcast | None = None
         self._ready = asyncio.Event()  # the renditions are known
         self._playing: asyncio.Task[None] | None = None
+        self._hop: int | None = None
+
+    async def dial(self) -> Client:
+        """Connect, each time under the same origin id: viewers stay subscribed when a session is replaced."""
+        client = await self._options.target.connect(hop=self._hop)
+        self._hop = client.hop
+        return client
 
     async def serve(self, client: Client) -> None:
         """Publish through a session until the input ends; MediaError if it cannot be used."""
@@ -133,7 +140,7 @@ class Publisher:
                         start -= wait
                     self._progress.count(item.kind, len(item.data), item.time + offset)
                     if self._broadcast is not None:
-                        self._broadcast.write(item, item.time + offset)
+                        self._broadcast.write(item, offset)
                         self._progress.watched = self._broadcast.watched
 
     def _describe(self, renditions: tuple[Rendition, ...]) -> None:
@@ -153,7 +160,7 @@ async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] =
         with Progress("moq-publish", say) as progress:
             publisher = Publisher(options, progress)
             try:
-                await sessions.run(options.target.connect, publisher.serve, progress.say, sleep=sleep)
+                await sessions.run(publisher.dial, publisher.serve, progress.say, sleep=sleep)
             finally:
                 await publisher.close()
     except MediaError as error:
@@ -201,9 +208,16 @@ def read_options(argv: Sequence[str] | None) -> Options:
         type=option_of,
         help="an option of FFmpeg for the input; may be repeated",
     )
+    parser.add_argument(
+        "--container",
+        metavar="{legacy,cmaf}",
+        default=LEGACY,
+        type=word_of(LEGACY, CMAF),
+        help="how frames are packed: legacy, which costs less, or cmaf (legacy)",
+    )
     parser.add_connection()
     found = parser.read(argv)
-    wanted = Input(found.input, found.format, tuple(found.option or ()), found.transcode)
+    wanted = Input(found.input, found.format, tuple(found.option or ()), found.transcode, found.container)
     if found.loop and wanted.live:
         parser.error("--loop is for files: this input is live")
     name = found.broadcast or name_of(found.input)

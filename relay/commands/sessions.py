@@ -87,9 +87,13 @@ async def run(
     work: Callable[[Client], Awaitable[None]],
     say: Say,
     *,
+    again: bool = True,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
-    """Connect and work, again and again with pauses between, until `work` is done. Raises Refused."""
+    """Connect and work, again and again with pauses between, until `work` is done. Raises Refused.
+
+    Without `again` any failure is the last.
+    """
     pauses = Pauses()
     clock = asyncio.get_running_loop().time
     while True:
@@ -107,6 +111,8 @@ async def run(
             trouble = str(error)
             if isinstance(error, SessionEnded) and error.by_peer and error.code in REFUSALS:
                 raise Refused(trouble) from error
+        if not again:
+            raise Refused(trouble)
         pause = pauses.next(clock() - begun)
         say(f"{trouble}; trying again in {pause:g} s")
         await sleep(pause)

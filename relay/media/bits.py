@@ -10,12 +10,6 @@ START: Final = b"\0\0\1"
 ADTS_HEADER: Final = 7
 """Bytes, 9 with a checksum."""
 
-AAC_RATES: Final = (
-    *(96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000),
-    *(22_050, 16_000, 12_000, 11_025, 8_000, 7_350),
-)
-"""Hertz, by the index that an AudioSpecificConfig has."""
-
 
 def nal_units(data: bytes) -> Iterator[bytes]:
     """The NAL units of an Annex B byte stream, without start codes."""
@@ -50,3 +44,42 @@ def adts_frame(data: bytes) -> tuple[bytes, bytes] | None:
     header = ADTS_HEADER if data[1] & 1 else ADTS_HEADER + 2
     config = object_type << 11 | frequency << 7 | channels << 3
     return config.to_bytes(2, "big"), data[header:]
+
+
+def length_prefixed(data: bytes) -> bytes:
+    """The NAL units of an Annex B byte stream, each behind its length in four bytes, as MP4 has them."""
+    return b"".join(len(unit).to_bytes(4, "big") + unit for unit in nal_units(data))
+
+
+def avc_record(data: bytes) -> bytes | None:
+    """The avcC for the parameter sets of H.264 in an Annex B byte stream; None if one is missing."""
+    units = list(nal_units(data))
+    sequence = [unit for unit in units if unit[0] & 31 == 7 and len(unit) > 3][:31]
+    picture = [unit for unit in units if unit[0] & 31 == 8]
+    if not sequence or not picture:
+        return None
+    head = b"\1" + sequence[0][1:4] + bytes((0xFF, 0xE0 | len(sequence)))
+    return head + _sized(sequence) + bytes((len(picture),)) + _sized(picture)
+
+
+def hevc_record(data: bytes) -> bytes | None:
+    """The hvcC for the parameter sets of H.265 in an Annex B byte stream; None if one is missing.
+
+    It leaves open what a decoder reads in the sets themselves, such as the depth of colours.
+    """
+    kinds: dict[int, list[bytes]] = {32: [], 33: [], 34: []}
+    for unit in nal_units(data):
+        if (kind := unit[0] >> 1 & 63) in kinds:
+            kinds[kind].append(unit)
+    if not all(kinds.values()):
+        return None
+    profile = raw(kinds[33][0])[3:15]
+    head = b"\1" + profile + b"\xf0\0\xfc\xfd\xf8\xf8\0\0\x0f" + bytes((len(kinds),))
+    arrays = (
+        bytes((0x80 | kind,)) + len(units).to_bytes(2, "big") + _sized(units) for kind, units in kinds.items()
+    )
+    return head + b"".join(arrays)
+
+
+def _sized(units: list[bytes]) -> bytes:
+    return b"".join(len(unit).to_bytes(2, "big") + unit for unit in units)

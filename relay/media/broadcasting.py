@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from relay.media import catalog, legacy
+from relay.media import catalog, legacy, mp4
 from relay.media.catalog import CATALOG_PRIORITY, PRIORITIES, Rendition
 from relay.media.source import Sample
 
@@ -54,6 +54,7 @@ class Broadcast:
         self._tracks: dict[str, Track] = {}
         self._groups: dict[str, Group] = {}
         self._begun: dict[str, int] = {}  # time of the first frame of each open group
+        self._fragments: dict[str, int] = {}  # number of the latest, of tracks in CMAF
         self.describe(renditions)
 
     def describe(self, renditions: Iterable[Rendition]) -> None:
@@ -62,6 +63,8 @@ class Broadcast:
             kind = rendition.kind
             if kind not in self._tracks:
                 priority, keep = PRIORITIES[kind], KEPT[kind]
+                if rendition.container == catalog.CMAF:
+                    self._fragments[kind] = 1
                 self._tracks[kind] = self._offer.track(
                     rendition.track, priority, timescale=TIMESCALE, keep=keep
                 )
@@ -70,9 +73,9 @@ class Broadcast:
         group.write(catalog.encode(renditions))
         group.finish()
 
-    def write(self, sample: Sample, time: int) -> None:
-        """Write a sample that is presented at `time`, in microseconds. Pictures before the first key frame are left out."""
-        kind = sample.kind
+    def write(self, sample: Sample, offset: int) -> None:
+        """Write a sample, `offset` microseconds after its own time. Pictures before the first key frame are left out."""
+        kind, time = sample.kind, sample.time + offset
         group = self._groups.get(kind)
         if sample.key and (group is None or kind == "video" or time - self._begun[kind] >= SOUND_GROUP):
             if group is not None:
@@ -80,7 +83,17 @@ class Broadcast:
             group = self._groups[kind] = self._tracks[kind].group()
             self._begun[kind] = time
         if group is not None:
-            group.write(legacy.encode(time, sample.data), time)
+            group.write(self._packed(sample, offset), time)
+
+    def _packed(self, sample: Sample, offset: int) -> bytes:
+        """A sample in the container of its track."""
+        time = sample.time + offset
+        number = self._fragments.get(sample.kind)
+        if number is None:
+            return legacy.encode(time, sample.data)
+        self._fragments[sample.kind] = number + 1
+        due = max(0, sample.due + offset)
+        return mp4.fragment(number, due, time - due, sample.duration, sample.data, key=sample.key)
 
     def end_groups(self) -> None:
         """Finish the open groups: the next frames begin new ones."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 
 from relay.media import codecs
 from relay.media.bits import adts_frame, is_annex_b, nal_units
-from relay.media.catalog import Rendition
+from relay.media.catalog import CMAF, LEGACY, Rendition
 from relay.media.codecs import Described
 from relay.media.errors import MediaError
+from relay.media.form import Mp4Form
 from relay.media.library import load, reason_of, shown
 from relay.media.transcoding import AudioEncoder, VideoEncoder, encoder_of
 
@@ -64,6 +65,7 @@ class Input:
     """of FFmpeg's demuxer or protocol"""
 
     transcode: bool = False
+    container: str = LEGACY
 
     @property
     def shown(self) -> str:
@@ -125,8 +127,10 @@ class Sample:
 class StreamReader:
     """One stream of an input: its packets as samples, and its rendition once that is known."""
 
-    def __init__(self, stream: Any, encoder: VideoEncoder | AudioEncoder | None) -> None:
+    def __init__(self, stream: Any, encoder: VideoEncoder | AudioEncoder | None, container: str) -> None:
         self.kind: str = stream.type
+        self._container = container
+        self._form: Mp4Form | None = None  # of CMAF
         self.rendition: Rendition | None = None
         self._stream = stream
         self._encoder = encoder
@@ -159,23 +163,31 @@ class StreamReader:
             return None
         unit = packet.time_base or self._stream.time_base
         time = int(stamp * unit * MICROSECONDS) - base
-        due = int((stamp if packet.dts is None else packet.dts) * unit * MICROSECONDS) - base
+        if packet.dts is not None:
+            due = int(packet.dts * unit * MICROSECONDS) - base
+        else:  # some containers leave it open for the first frames
+            due = min(time, time if self._last_due is None else self._last_due)
         duration = int((packet.duration or 0) * unit * MICROSECONDS)
         if live:
             time, due = self._steady(time, due, duration)
-        data = bytes(packet)
+        self._last_due = due
         key = self.kind == "audio" or packet.is_keyframe
+        data = self._formed(bytes(packet), key=key)
+        if self.rendition is None or not data:
+            return None
+        if time < 0 and self.kind == "audio":
+            return None  # the run-in of an encoder, which an edit list cuts off
+        return Sample(self.kind, data, max(0, time), due, duration, key)
+
+    def _formed(self, data: bytes, *, key: bool) -> bytes:
+        """A frame in the form that the rendition has; empty if nothing tells yet how to decode it."""
         if self._codec == "aac" and (found := adts_frame(data)):
             config, data = found
             if self._described is None:
                 self._describe(config)
         elif key and self._codec in ("h264", "hevc") and not self._has_record:
             data = self._with_sets(data)
-        if self._described is None or not data:
-            return None
-        if time < 0 and self.kind == "audio":
-            return None  # the run-in of an encoder, which an edit list cuts off
-        return Sample(self.kind, data, max(0, time), due, duration, key)
+        return data if self._form is None else self._packed(self._form, data, key=key)
 
     @property
     def _has_record(self) -> bool:
@@ -189,7 +201,6 @@ class StreamReader:
         due += self._shift
         if last is not None and due > last:
             self._step = due - last
-        self._last_due = due
         return time + self._shift, due
 
     def _with_sets(self, data: bytes) -> bytes:
@@ -202,6 +213,13 @@ class StreamReader:
             data = self._sets + data
         if self._described is None:
             self._describe(data)
+        return data
+
+    def _packed(self, form: Mp4Form, data: bytes, *, key: bool) -> bytes:
+        """A frame as CMAF has it."""
+        data = form.plain(data, key=key)
+        if self.rendition is None and (init := form.header) is not None:
+            self.rendition = replace(form.rendition, container=CMAF, init=init)
         return data
 
     def _describe(self, extradata: bytes) -> None:
@@ -228,7 +246,11 @@ class StreamReader:
                 described = codecs.opus(extradata)
         if described is not None:
             self._described = described
-            self.rendition = self._rendition(described)
+            rendition = self._rendition(described)
+            if self._container == CMAF:
+                self._form = Mp4Form(rendition)
+            else:
+                self.rendition = rendition
 
     def _rendition(self, described: Described) -> Rendition:
         common: dict[str, Any] = {
@@ -316,7 +338,9 @@ class Source:
                     f"{self._wanted.shown}: players do not take {name}, its {stream.type}; --transcode encodes it to "
                     f"{'H.264' if stream.type == 'video' else 'Opus'}"
                 )
-            readers[stream.index] = StreamReader(stream, None if fits else encoder_of(stream))
+            readers[stream.index] = StreamReader(
+                stream, None if fits else encoder_of(stream), self._wanted.container
+            )
         if not readers:
             raise MediaError(f"{self._wanted.shown}: no video and no audio in it")
         return readers

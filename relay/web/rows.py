@@ -40,6 +40,7 @@ class Identity:
     versions: tuple[str, ...]
     public: dict[str, tuple[str, ...]] | None
     node: str | None
+    dashboard: str | None  # URL of the public HTTP address at `node`
     draining: bool
     now: float = 0.0  # seconds since the epoch
     operator: bool = False  # whether the one who asks may close sessions

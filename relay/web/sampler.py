@@ -16,6 +16,7 @@ from relay.actors.events import CountRefused, Happened
 from relay.actors.runtime import ActorDeadError, ask, send
 from relay.model.events import Kind
 from relay.model.limits import Limits
+from relay.model.member import MemberStatus, MemberTotals
 from relay.web.history import STEP, History, Sample
 from relay.web.machine import Usage, descriptors_limit, memory_limit, usage
 from relay.web.metrics import LoopLag
@@ -83,9 +84,24 @@ class Sampler:
         while True:
             missed = max(0, int((runtime.now() - due) / STEP))
             due += missed * STEP
-            self.history.add(await self.take(), runtime.wall_time(), missed)
+            sample = await self.take()
+            self.history.add(sample, runtime.wall_time(), missed)
+            self._tell_relays(sample)
             due += STEP
             await asyncio.sleep(max(0.0, due - runtime.now()))
+
+    def _tell_relays(self, sample: Sample) -> None:
+        """Give the cluster our figures, for those relays that ask."""
+        cluster = self._sources.cluster
+        if cluster is not None and sample.sessions is not None:
+            totals = MemberTotals(
+                sessions=int(sample.sessions),
+                broadcasts=int(sample.broadcasts or 0),
+                viewers=int(sample.viewers or 0),
+                received=round(sample.received or 0.0, 1),
+                sent=round(sample.sent or 0.0, 1),
+            )
+            send(cluster, m.SetStatus(MemberStatus(totals, self._sources.relay().dashboard)))
 
     async def take(self) -> Sample:
         """Take one sample and keep it in the window."""

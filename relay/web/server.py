@@ -28,7 +28,7 @@ from relay.auth.permissions import Permissions, Reason, UnauthorizedError, reque
 from relay.logger import get_logger
 from relay.model.address import address_of, readable_host
 from relay.model.events import Kind
-from relay.model.path import is_text, join, normalize, strip
+from relay.model.path import covers, is_text, join, normalize, strip
 from relay.transport.refusal import challenge
 from relay.web import fetching, state
 from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
@@ -335,7 +335,14 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions
-    granted = [each for each in candidates if permissions.may_subscribe(each[0])]
+    members = request.app[SERVICES].sources.members
+    operator = request.app[SERVICES].metrics is not None
+    granted = [
+        each
+        for each in candidates
+        # relays talk to each other below `members`
+        if permissions.may_subscribe(each[0]) and (operator or not covers(members, each[0]))
+    ]
     if not granted:
         return _not_granted(request, path)
     try:

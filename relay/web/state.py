@@ -12,6 +12,7 @@ from relay.actors import messages as m
 from relay.actors.counters import ListFigures, Totals, TrackFigures
 from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
+from relay.model.member import MemberStatus
 from relay.model.path import covers, join, strip
 from relay.runtime import Runtime
 from relay.web.rows import AnnouncedRow, BroadcastRow, Health, Identity, State, Sums
@@ -123,6 +124,8 @@ async def _peers(
     found: list[PeerRow] = []
     for known in answers:
         found += [*await every(known.refs, m.DescribePeer()), *known.others]
+    asked = [] if sources.cluster is None else await every([sources.cluster], m.ListStatuses())
+    statuses: dict[str, MemberStatus] = asked[0] if asked else {}
     since: dict[int | None, float] = {session.session: session.since for session in sessions}
     offers: dict[int | None, list[str]] = {}
     for row in rows:
@@ -133,6 +136,8 @@ async def _peers(
             since=since.get(peer.session),
             broadcasts=len(offers.get(peer.session, ())),
             offers=tuple(offers.get(peer.session, ())[:MOST_OFFERS]),
+            totals=None if (status := statuses.get(peer.node)) is None else status.totals,
+            dashboard=None if status is None else status.dashboard,
         )
         for peer in sorted(found, key=lambda peer: peer.node)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections import Counter
@@ -11,8 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from relay.actors.statuses import OtherStatuses
 from relay.auth.claims import Claims
 from relay.auth.key import Key
 from relay.client import Client, SubscribeError, TrackWriter
@@ -141,8 +144,10 @@ def write(tracks: dict[str, TrackWriter]) -> None:
         group.finish()
 
 
-async def test_one_subscription_per_hop(tmp_path: Path) -> None:
+async def test_one_subscription_per_hop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many watch, the publisher and each relay send a track once per next relay."""
+    # no subscriptions between relays but those for viewers
+    monkeypatch.setattr(OtherStatuses, "ask", lambda _self, _names: {})
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
         await nodes.settled()
         camera = await stack.enter_async_context(Camera(nodes[1], "cam"))
@@ -962,3 +967,63 @@ async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme
                     await here.until(lambda: len(here.groups) > 1)
             await nodes.announce(["ours"])
             assert guide.changes()[1] == ["theirs"]
+
+
+# --- what relays say of themselves -------------------------------------------------------------------------------
+
+
+async def test_relays_show_figures_and_dashboards_of_the_others(tmp_path: Path) -> None:
+    async with cluster(tmp_path, leaves=2) as nodes:
+        await nodes.settled()
+        async with Camera(nodes[1], "cam") as camera, Viewer(nodes[2], "cam") as viewer:
+            camera.write()
+            await viewer.reaches(0)
+
+            async def check() -> None:
+                for node in nodes:
+                    peers = {peer["node"]: peer for peer in (await node.state())["peers"]}
+                    others = [other for other in nodes if other is not node]
+                    for other in others:
+                        peer = peers[other.name]
+                        assert peer["dashboard"] == f"http://{other.name}/", (node, other, peer)
+                        own = (await other.state())["totals"]
+                        shown = {key: peer["totals"][key] for key in ("sessions", "broadcasts", "viewers")}
+                        assert shown == {key: own[key] for key in shown}, (node, other)
+
+            await eventually(check)
+            assert (await nodes[2].state())["totals"]["viewers"] == 1
+            for node in nodes:
+                state = await node.state()
+                assert state["relay"]["dashboard"] == f"http://{node.name}/"
+                assert [row["path"] for row in state["broadcasts"] if row["path"].startswith(MEMBERS)] == []
+                assert state["totals"]["viewers"] == (node is nodes[2]), node
+                assert "status refused" not in str(await node.get("events"))
+
+            # the operator may read it, clients may not
+            path = f"{MEMBERS}/{nodes[1].name}"
+            async with (
+                aiohttp.ClientSession() as http,
+                http.get(f"{nodes[0].running.internal_url}fetch/{path}/status.json") as response,
+            ):
+                assert set(json.loads(await response.text())) == {"totals", "dashboard"}
+            with pytest.raises(SubscribeError):
+                await anext(await camera.client.subscribe(path, "status.json"))
+            async with (
+                aiohttp.ClientSession() as http,
+                http.get(f"http://127.0.0.1:{nodes[0].port}/fetch/{path}/status.json") as response,
+            ):
+                assert response.status == 404
+
+
+async def test_sessions_with_relays_are_events(tmp_path: Path) -> None:
+    async with cluster(tmp_path, leaves=1) as nodes:
+        await nodes.settled()
+
+        async def seen(*kinds: str) -> None:
+            events = (await nodes[0].get("events"))["events"]
+            assert [event["kind"] for event in events] == list(kinds), events
+            assert {event["remote"] for event in events} == {nodes[1].name}, events
+
+        await eventually(lambda: seen("peer_up"))
+        await nodes[1].close()
+        await eventually(lambda: seen("peer_up", "peer_down"))

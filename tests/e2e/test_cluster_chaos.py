@@ -336,12 +336,14 @@ class World:
         tracks = sum(len(row["tracks"]) for row in rows)
         # a viewer stays with a displaced publisher, on every relay of the route
         spare = len(self.viewers) * live
+        # each relay reads the status of each while we look at `/state`, some by a former route
+        statuses = live * live
         wanted: dict[type[pykka.Actor], tuple[int, int]] = {
             OriginActor: (live, 0),
             ClusterActor: (live, 0),
             ConnectionActor: (guests + 2 * links, 0),
-            BroadcastActor: (broadcasts, spare),
-            TrackActor: (tracks, spare),
+            BroadcastActor: (broadcasts, spare + statuses),
+            TrackActor: (tracks, spare + 2 * statuses),
         }
         living = Counter(ref.actor_class for ref in RUNTIME.actors)
         for kind, (count, more) in wanted.items():

@@ -621,8 +621,10 @@ async def test_the_state_of_everything() -> None:
             "versions",
             "public",
             "node",
+            "dashboard",
             "draining",
             "now",
+            "operator",
         )
     }
     assert found["relay"]["certificate"] == relay.fingerprint

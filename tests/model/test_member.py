@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.model.member import LONGEST, Member, authority_of, same_host
+from relay.model.member import GREATEST, LONGEST, Member, MemberStatus, authority_of, same_host
 
 GOOD = (
     "relay",
@@ -144,3 +146,28 @@ def test_the_same_relay(one: str, other: str) -> None:
 def test_another_relay(one: str, other: str) -> None:
     assert not same_host(one, other)
     assert not same_host(other, one)
+
+
+@given(st.binary(max_size=200) | st.from_type(object).map(repr).map(str.encode))
+def test_any_bytes_are_a_status_or_refused(data: bytes) -> None:
+    try:
+        found = MemberStatus.decode(data, "relay.example")
+    except ValueError:
+        return
+    assert MemberStatus.decode(found.encode(), "relay.example") == found
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(("sessions", "broadcasts", "viewers", "received", "sent")),
+        st.integers() | st.floats() | st.booleans() | st.none() | st.text() | st.just(10**400),
+    ),
+    st.text() | st.none(),
+)
+def test_figures_of_a_status_are_numbers_within_bounds(totals: dict[str, object], url: str | None) -> None:
+    data = json.dumps({"totals": totals, "dashboard": url}).encode()
+    try:
+        found = MemberStatus.decode(data, "relay.example")
+    except ValueError:
+        return
+    assert all(0 <= getattr(found.totals, key) <= GREATEST for key in totals)

@@ -34,6 +34,7 @@ IDENTITY = Identity(
     versions=(),
     public=None,
     node=None,
+    dashboard=None,
     draining=False,
     now=NOW,
 )

@@ -16,12 +16,15 @@ from relay.actors.counters import AddSkipped, CountersActor, Report, TrackFigure
 from relay.actors.events import EventsActor, Happened, ListEvents
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.model.events import Kind
+from relay.model.member import MemberStatus, MemberTotals
 from relay.runtime import Runtime
 from relay.web.history import STEP
 from relay.web.metrics import LoopLag
 from relay.web.sampler import Sampler
 from relay.web.state import Sources
+from tests.actors.fakes import FakeRef
 from tests.clock import RUNTIME, TIMEOUT, VirtualLoop, advance, settle, timer_count
+from tests.web.test_health import IDENTITY
 
 pytestmark = pytest.mark.virtual
 
@@ -53,15 +56,17 @@ class Bench:
         self.events: Ref = EventsActor.start(RUNTIME)
         runtime = replace(RUNTIME, cpu_time=lambda: self.cpu)
         self.lag = LoopLag(runtime)
+        self.cluster = FakeRef()
         sources = Sources(
             runtime=runtime,
             origin=self.fake,
             gate=self.fake,
-            relay=lambda: None,  # type: ignore[arg-type,return-value]
+            relay=lambda: replace(IDENTITY, dashboard="https://fra.example/"),
             counters=self.counters,
             refused=(self.listeners,),
             quic_connections=lambda: 0,
             events=self.events,
+            cluster=self.cluster.ref,
             receive_drops=lambda: self.drops,
         )
         self.sampler = Sampler(sources, self.lag)
@@ -200,3 +205,13 @@ async def test_a_minute_is_kept_for_the_health() -> None:
         for _ in range(40):
             await advance(STEP)
         assert len(made.sampler.window) == 12
+
+
+async def test_the_cluster_gets_each_sample_for_the_other_relays() -> None:
+    async with bench() as made:
+        made.gate(7, 1_000, 5_000, {})
+        await advance(STEP)
+        first, second = made.cluster.got(m.SetStatus)
+        assert first.status == MemberStatus(MemberTotals(0, 0, 0, 0.0, 0.0), "https://fra.example/")
+        assert second.status.totals.sessions == 7
+        assert second.status.totals.sent == pytest.approx(1_000, rel=0.01)

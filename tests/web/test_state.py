@@ -76,7 +76,8 @@ def test_rows_are_written_with_the_names_of_their_fields_in_order() -> None:
         '"viewers": 1, "relays": 0, "upstream": "live", "groups": [{"sequence": 7, "frames": 2, "bytes": 30, '
         '"open": false, "age": 0.25}], "cached_bytes": 30, "received_bytes": 30, "received_groups": 1, '
         '"received_frames": 2, "latest": 7}]}, {"node": "a.example", "state": "dialling", "dialled_by": "us", '
-        '"since": null, "session": null, "error": "no route", "broadcasts": 0, "offers": []}]'
+        '"since": null, "session": null, "error": "no route", "broadcasts": 0, "offers": [], "totals": null, '
+        '"dashboard": null}]'
     )
     assert msgpack.unpackb(msgpack.packb(peer, default=plain)) == json.loads(json.dumps(peer, default=plain))
 
