@@ -31,6 +31,7 @@ from typing import Final
 MODULES: Final = (
     "relay.actors.egress",
     "relay.actors.groups",
+    "relay.actors.inbox",
     "relay.actors.ingest",
     "relay.actors.numbers",
     "relay.actors.reporting",

@@ -25,7 +25,7 @@ def module_of(path: Path) -> str:
 
 MODULES = {module_of(path) for path in (*FILES, *(ROOT / "relay").rglob("*.pyi"))}
 
-PRIVATE_PARTS = {"relay/quic/{handshake,handover}.py", "relay/actors/runtime.py"}
+PRIVATE_PARTS = {"relay/quic/{handshake,handover}.py", "relay/actors/{inbox,runtime}.py"}
 """The files that may use what a library keeps to itself."""
 
 
@@ -112,7 +112,7 @@ ROOMS = {
         ),
         ("pykka",),
         never=("socket",),
-        only=(("pykka", "relay/actors/runtime.py"),),
+        only=(("pykka", "relay/actors/inbox.py"), ("pykka", "relay/actors/runtime.py")),
     ),
     "relay/web/": Room(
         (

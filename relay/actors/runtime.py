@@ -1,93 +1,33 @@
-"""pykka actors on the asyncio event loop: inbox, future, timers, and the dispatcher of turns.
+"""pykka actors on the asyncio event loop: base class, future and timers. `relay.actors.inbox` has their turns.
 
 References, stop, failure and dead letters are pykka's. `Runtime.actors` is the registry: pykka has one per
-process. Only this file uses private names of pykka (4.5), which `tests/actors/test_runtime.py` tests. A turn
-handles the messages that the inbox held at its start; `on_turn_end` then sends the effects of many messages as
-one.
+process. Only this file and `inbox.py` use private names of pykka (4.5), which `tests/actors/test_runtime.py` tests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from functools import partial
-from queue import Empty
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import pykka
 from pykka import ActorDeadError
-from pykka._envelope import Envelope
-from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
+from pykka.messages import _ActorStop
 
-from relay.logger import get_logger
+from relay.actors.inbox import Dispatcher, LoopInbox, Overrun, send
 from relay.runtime import Runtime
 
-__all__ = ["ActorDeadError"]
-
-logger = get_logger("relay.actors")
+__all__ = ["ActorDeadError", "LoopInbox", "Overrun", "send"]
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
-
-PASS_BUDGET = 512  # turns before the loop's sockets and timers
-DEPTH_WARNING = 10_000  # messages of one inbox that deserve a warning
-
-
-class Overrun(NamedTuple):
-    """The inbox is over its limit: handled before all else, and nothing more gets in."""
-
-    waiting: int
-
-
-_SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""Messages that pykka handles: questions, and its own."""
 
 
 class CancelledInActorError(RuntimeError):
     """A handler raised a non-`Exception` such as `CancelledError`. This actor fails; pykka would stop all, blocking."""
-
-
-class Dispatcher:
-    """Turns of one event loop's actors, in order of request."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # a dispatcher ends with its loop
-        self._thread = threading.get_ident()
-        self._ready: deque[LoopActor] = deque()
-        self._scheduled = False
-
-    def wake(self, actor: LoopActor) -> None:
-        if threading.get_ident() == self._thread:
-            self._ready.append(actor)
-            if not self._scheduled:
-                self._schedule()
-        else:
-            loop = self._loop()
-            if loop is not None:
-                loop.call_soon_threadsafe(self.wake, actor)
-
-    def _schedule(self) -> None:
-        loop = self._loop()
-        if loop is not None:
-            self._scheduled = True
-            loop.call_soon(self._run)
-
-    def _run(self) -> None:
-        ready = self._ready
-        try:
-            for _ in range(PASS_BUDGET):
-                if not ready:
-                    break
-                ready.popleft()._turn()
-        finally:
-            self._scheduled = False
-            if ready:
-                self._schedule()
 
 
 _dispatchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = weakref.WeakKeyDictionary()
@@ -99,82 +39,6 @@ def _dispatcher() -> Dispatcher:
     if dispatcher is None:
         dispatcher = _dispatchers[loop] = Dispatcher(loop)
     return dispatcher
-
-
-class LoopInbox:
-    """A deque that asks for a turn when it becomes non-empty. Holds pykka's envelopes, and bare messages of `send`."""
-
-    __slots__ = ("_actor", "_alarm", "_budget", "_dispatcher", "_limit", "_queue", "ended", "waiting")
-
-    def __init__(self) -> None:
-        self._queue: deque[Any] = deque()
-        self._actor: LoopActor | None = None
-        self._dispatcher: Dispatcher | None = None
-        self._budget = 0
-        self._limit = sys.maxsize
-        self._alarm = DEPTH_WARNING
-        self.waiting = False  # for a turn
-        self.ended = False  # read no more
-
-    def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
-        self._actor = actor
-        self._dispatcher = dispatcher
-        self.waiting = True
-        dispatcher.wake(actor)
-
-    def bound(self, limit: int) -> None:
-        """A sender of more than `limit` messages finds the actor ended, and the actor gets `Overrun`."""
-        self._limit = limit
-        self._alarm = min(DEPTH_WARNING, limit)
-
-    def detach(self) -> None:
-        self._actor = None
-        self._dispatcher = None
-
-    def put(self, item: Any, /) -> None:
-        queue = self._queue
-        queue.append(item)
-        if not self.waiting:
-            if self._dispatcher is not None and self._actor is not None:
-                self.waiting = True
-                self._dispatcher.wake(self._actor)
-        elif len(queue) >= self._alarm:
-            self._on_depth(len(queue))
-
-    def _on_depth(self, depth: int) -> None:
-        if depth == DEPTH_WARNING:
-            logger.warning("many messages are queued", queued=depth, actor=self._actor)
-        if depth > self._limit and not self.ended:
-            self.ended = True
-            self._queue.appendleft(Overrun(depth))
-
-    def allow_one(self) -> None:
-        self._budget = 1
-
-    def get(self) -> Envelope[Any]:
-        """The next message of this turn; `queue.Empty` ends it."""
-        if self._budget <= 0:
-            raise Empty
-        self._budget -= 1
-        item = self._queue.popleft()
-        return item if isinstance(item, Envelope) else Envelope(item)
-
-    def empty(self) -> bool:
-        if not self._queue:
-            return True
-        self._budget = 1
-        return False
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def waiting_messages(self) -> list[Any]:
-        """Unhandled ones, without questions."""
-        return [
-            item.message if isinstance(item, Envelope) else item
-            for item in self._queue
-            if not isinstance(item, Envelope) or item.reply_to is None
-        ]
 
 
 class LoopFuture(pykka.Future[Any]):
@@ -266,8 +130,6 @@ class LoopActor(pykka.Actor):
         super().__init__()
         self.runtime = runtime
         self._timers: set[Timer] = set()
-        self._started = False
-        self._ended = False
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> Ref:
@@ -312,45 +174,9 @@ class LoopActor(pykka.Actor):
         self._timers.add(timer)
         return timer
 
-    def _turn(self) -> None:  # noqa: C901 - the path of every message, in one piece
-        inbox = self.actor_inbox
-        assert isinstance(inbox, LoopInbox)
-        if not self._started:
-            self._started = True
-            self._actor_loop_setup()
-        queue = inbox._queue
-        for _ in range(len(queue)):
-            if self._ended:
-                break
-            message = queue[0]
-            if not isinstance(message, _SPECIAL):
-                queue.popleft()
-                try:
-                    self.on_receive(message)
-                except BaseException as error:  # noqa: BLE001 - the boundary of an actor
-                    self._crash(error)
-            else:
-                inbox.allow_one()
-                with suppress(Empty):
-                    self._actor_loop_running()
-        if not self._ended:
-            try:
-                self.on_turn_end()
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:  # noqa: BLE001 - the boundary of an actor
-                self._crash(error)
-        if self._ended:
-            self._wind_up(inbox)
-            return
-        inbox.waiting = False  # first: a message that another thread queues now asks for a turn itself
-        if queue:
-            inbox.waiting = True
-            _dispatcher().wake(self)
-
-    def _wind_up(self, inbox: LoopInbox) -> None:
+    def _wind_up(self) -> None:
         self._actor_loop_teardown()
-        inbox.detach()
+        self.inbox.detach()
         # Break large reference cycles, which need the garbage collector.
         self.__dict__.clear()
 
@@ -396,9 +222,10 @@ class LoopActor(pykka.Actor):
         self._end(exception_value)
 
     def _end(self, error: BaseException | None) -> None:
-        if self._ended:
+        inbox = self.inbox
+        if inbox.over:
             return
-        self._ended = self.inbox.ended = True
+        inbox.over = inbox.ended = True
         self.runtime.actors.pop(self.actor_ref, None)
         for timer in list(self._timers):
             timer.cancel()
@@ -406,15 +233,6 @@ class LoopActor(pykka.Actor):
             self.on_end(error)
         except Exception as failure:  # noqa: BLE001 - the boundary of an actor
             self._handle_failure(type(failure), failure, failure.__traceback__)
-
-
-def send(ref: Ref, message: Any) -> bool:
-    """False if the receiver has ended."""
-    inbox: LoopInbox = ref.actor_inbox  # type: ignore[assignment]
-    if inbox.ended:
-        return False
-    inbox.put(message)
-    return True
 
 
 async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa: ASYNC109 - a deadline is part of asking

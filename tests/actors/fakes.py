@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from relay.actors import messages as m
-from relay.actors.runtime import LoopActor, Ref, send
+from relay.actors.runtime import LoopActor, LoopInbox, Ref, send
 from relay.model.route import Route
 from relay.model.track import SubscribeParams
 from relay.model.watchers import Announcement
@@ -44,17 +44,16 @@ class Fake:
 class FakeRef:
     """Keeps what is sent to it: a `Ref` without an actor."""
 
-    ended = False
-
     def __init__(self) -> None:
         self.log: list[Any] = []
-        self.actor_inbox = self
+        self.actor_inbox = LoopInbox()
+        self.actor_inbox._queue = cast("Any", self)
 
     @property
     def ref(self) -> Ref:
         return cast("Ref", self)
 
-    def put(self, message: object) -> None:
+    def append(self, message: object) -> None:
         self.log.append(message)
 
     def got(self, kind: type[T]) -> list[T]:

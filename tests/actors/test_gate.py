@@ -255,7 +255,7 @@ async def test_a_session_that_was_dialled_gets_the_rights_of_a_relay(bench: Benc
 
 async def test_without_its_peer_what_was_dialled_is_closed(bench: Bench) -> None:
     peer, (session, _) = FakeRef(), dialled()
-    peer.ended = True
+    peer.actor_inbox.ended = True
     send(bench.gate, m.OpenDialled(cast("Session", session), peer.ref))
     await settle()
     assert bench.connections == {}

@@ -76,8 +76,8 @@ class FakeGate(FakeRef):
         self.slow = False
         """the test answers"""
 
-    def put(self, message: object) -> None:
-        super().put(message)
+    def append(self, message: object) -> None:
+        super().append(message)
         if not self.slow:
             self.answer(message)
 
@@ -817,7 +817,7 @@ async def test_a_session_that_cannot_be_taken_over_is_dialled_again() -> None:
 @pytest.mark.virtual
 async def test_without_a_gate_what_was_dialled_is_closed() -> None:
     bench = Bench()
-    bench.net.gate.ended = True
+    bench.net.gate.actor_inbox.ended = True
     await bench.start()
     await advance(0)
     assert len(bench.net.sessions[0].closed) == 1

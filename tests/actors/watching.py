@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
 from relay.actors import messages as m
 from relay.actors import runtime
 from relay.actors.rows import PeerRow
-from relay.actors.runtime import Ref, ask, halt
+from relay.actors.runtime import LoopInbox, Ref, ask, halt
 from tests.clock import RUNTIME, TIMEOUT
 from tests.model.support import counts
 
@@ -23,20 +22,15 @@ def shuffle_turns(seed: int) -> None:
     Only the order of messages between two actors is a promise.
     """
     rng = random.Random(seed)
-    dispatcher = cast("Any", runtime._dispatcher())
 
-    def run() -> None:
-        ready = dispatcher._ready
-        try:
-            if ready:
-                ready.rotate(-rng.randrange(len(ready)))
-                ready.popleft()._turn()
-        finally:
-            dispatcher._scheduled = bool(ready)
-            if ready:
-                asyncio.get_running_loop().call_soon(run)
+    class Shuffled(deque[LoopInbox]):
+        def popleft(self) -> LoopInbox:
+            self.rotate(-rng.randrange(len(self)))
+            return super().popleft()
 
-    dispatcher._run = run
+    dispatcher = runtime._dispatcher()
+    dispatcher.budget = 1
+    dispatcher._ready = Shuffled(dispatcher._ready)
 
 
 class Trouble(logging.Handler):
