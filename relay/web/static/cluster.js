@@ -102,13 +102,12 @@ export class ClusterPage {
     const others = peers.map((peer) => ({ ...peer, totals: peer.totals ?? {} }));
     const members = peers.length ? [own, ...others] : [];
     this.listing.update(members.map((member) => ({ member, now: relay.now })));
-    let incomplete = 0;
+    const incomplete = members.filter(({ totals: known }) => known.sessions === undefined).length;
     TOTALS.forEach(([name, , text, join], index) => {
       const known = members.map((member) => member.totals[name]).filter((value) => typeof value === "number");
       const value = known.length ? join(known) : null;
       write(this.tiles[index], text(value));
       mark(this.tiles[index], "data-value", value);
-      incomplete = Math.max(incomplete, members.length - known.length);
     });
     write(find("[data-cluster=missing]"), incomplete ? `Without ${format.counted(incomplete, "member")} of which nothing is known.` : "");
     show(find("[data-cluster=totals]"), members.length > 0);
