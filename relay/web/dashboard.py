@@ -21,7 +21,8 @@ TYPES: Final = {
 }
 
 POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; "  # with WebSockets of this host and port, in every browser that has WebCodecs
     "img-src 'self' blob:; "  # frames that are images
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 import pytest
 
 from relay.app import Relay
+from relay.client import Client
 from tests.e2e.browser import Json, chromium_path
-from tests.e2e.dashboard_support import Tab, tab
+from tests.e2e.dashboard_support import Tab, state, tab
 from tests.e2e.http_support import guarded, token
-from tests.e2e.support import config, running
+from tests.e2e.support import PATIENT, config, running
+from tests.e2e.test_drain import draining
 from tests.e2e.watch_support import watching
 
 pytestmark = pytest.mark.skipif(
@@ -61,6 +66,47 @@ async def get(url: str) -> bytes:
 async def frames(relay: Relay, path: str, track: str, group: str = "latest") -> list[Json]:
     text = await get(f"{relay.url}fetch/{path}?track={track}&group={group}&frames=1")
     return [json.loads(line) for line in text.splitlines()]
+
+
+class Line:
+    """TCP connections to a port of this machine, which a test can break."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += (writer, there[1])
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            task = asyncio.create_task(self._copy(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65_536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
 
 
 # -- with a relay
@@ -161,14 +207,51 @@ async def test_the_broadcast_returns_with_the_relay() -> None:
             await page.click("[data-publish=stop]")
 
 
+async def test_viewers_stay_when_the_connection_of_the_page_breaks() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        line = await stack.enter_async_context(Line(relay.port).open())
+        page = await stack.enter_async_context(tab(line.url))
+        await publish(page, "test")
+        client = await stack.enter_async_context(await Client.connect(relay.url))
+        groups = aiter(await client.subscribe("live/test", "video/hd"))
+        first = await anext(groups)
+        assert (await anext(aiter(first))).payload
+        [session] = [each for each in (await state(relay))["sessions"] if each["publishing"]]
+        line.cut()
+        async with asyncio.timeout(20):
+            while (await anext(groups)).sequence < first.sequence + 2:
+                pass
+        [returned] = [each for each in (await state(relay))["sessions"] if each["publishing"]]
+        assert returned["session"] != session["session"]
+        await page.until(f"{STATE} === 'live'")
+
+
+async def test_a_draining_relay_is_used_until_its_end() -> None:
+    limits = replace(PATIENT, drain=60.0)
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running(limits=limits))
+        page = await stack.enter_async_context(tab(relay.url))
+        await publish(page, "test")
+        client = await stack.enter_async_context(await Client.connect(relay.url))
+        groups = aiter(await client.subscribe("live/test", "video/hd"))
+        first = await anext(groups)
+        async with draining(relay), asyncio.timeout(20):
+            while (await anext(groups)).sequence < first.sequence + 2:
+                pass
+            assert await page.evaluate(STATE) == "live"
+
+
 @pytest.mark.parametrize(
     ("claims", "told"),
     [
         (None, "This needs a token"),
-        ({"get": [""]}, "the token lacks the right to publish there. It permits no publishing at all."),
-        ({"get": [""], "put": ["room"]}, "It permits room/\u2026"),
+        (
+            {"get": [""], "put": ["room"]},
+            "the token lacks the right to publish there. It permits room/\u2026",
+        ),
     ],
-    ids=["no token", "no right to publish", "elsewhere"],
+    ids=["no token", "elsewhere"],
 )
 async def test_a_refusal_is_told_in_words(claims: Json | None, told: str, tmp_path: Path) -> None:
     query = "" if claims is None else f"?jwt={token(**claims)}"
@@ -180,6 +263,25 @@ async def test_a_refusal_is_told_in_words(claims: Json | None, told: str, tmp_pa
         assert await page.evaluate("document.querySelector('[data-publish=stop]').hidden")
         # the source stays for another name
         assert await page.evaluate("document.querySelector('.preview canvas').checkVisibility()")
+
+
+async def test_sessions_on_the_internal_address_have_the_rights_of_their_token(tmp_path: Path) -> None:
+    async with Relay(guarded(tmp_path)) as relay, aiohttp.ClientSession() as client:
+        url = relay.internal_url
+        good = token(put=[""])
+        for query, headers, status in (
+            ("", {}, 401),
+            (f"?jwt={good}x", {}, 401),
+            (f"?jwt={good}", {"origin": "http://evil.example"}, 403),
+            (f"?jwt={good}", {"host": "evil.example"}, 403),
+        ):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await client.ws_connect(f"{url}{query}", headers=headers, protocols=["webtransport"])
+            assert refused.value.status == status
+        async with client.ws_connect(
+            f"{url}?jwt={good}", headers={"origin": url.rstrip("/")}, protocols=["webtransport"]
+        ) as session:
+            assert not session.closed
 
 
 async def test_names_that_no_broadcast_can_have() -> None:
@@ -194,6 +296,77 @@ async def test_names_that_no_broadcast_can_have() -> None:
 
 
 # -- the page alone
+
+
+async def test_pictures_are_left_out_until_a_key_frame_while_the_network_is_slow() -> None:
+    script = """Promise.all([import("./static/any/publish-encoder.js"), import("./static/any/publish-source.js")]).then(
+        async ([{ Broadcast }, { TestPicture }]) => {
+            const until = async (met) => { while (!met()) await new Promise((done) => setTimeout(done, 10)); };
+            let backlog = 0;
+            const source = new TestPicture({ sound: false });
+            const broadcast = new Broadcast("test", source, () => backlog);
+            await source.start();
+            await broadcast.start();
+            const seen = [];
+            broadcast.video.subscribe({ begin: (number) => seen.push(number), write: () => seen.push(null), end() {} });
+            await until(() => seen.length > 5);
+            backlog = 1e6;
+            await until(() => broadcast.figures.dropped > 3);
+            await broadcast.encoder.flush();
+            const before = seen.length;
+            backlog = 0;
+            await until(() => seen.length > before);
+            broadcast.close();
+            source.stop();
+            return [seen[0], seen[before]];
+        })"""
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        page = await stack.enter_async_context(tab(relay.url))
+        first, after = await page.evaluate(script)
+        assert first == 0
+        assert after > 0  # the number of a group: it begins with a key frame
+
+
+async def test_a_page_that_is_not_secure_says_how_to_get_one() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        page = await stack.enter_async_context(tab("about:blank"))
+        await page.call(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="Object.defineProperty(window, 'isSecureContext', { value: false })",
+        )
+        await page.open(f"{relay.url}#publish")
+        await page.until("document.querySelector('[data-publish=obstacle]').checkVisibility()")
+        told = await page.text("[data-publish=obstacle]")
+        assert f"http://localhost:{relay.port}/#publish" in told
+        assert "[web.https]" in told
+        assert await page.evaluate("document.querySelector('#publish [data-source=test]').disabled")
+
+
+async def test_the_address_for_other_devices() -> None:
+    script = """import("./static/any/share.js").then(({ watchAddress }) => [
+        watchAddress("a/b c", null),
+        watchAddress("a", {
+            certificates: [{ name: "relay.example.com", generated: false }, { name: "localhost", generated: true }],
+            listen: { https: ["[::]:443"], http: ["192.0.2.7:4443", "127.0.0.1:4443"] },
+        }),
+    ])"""
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        page = await stack.enter_async_context(tab(f"{relay.url}?jwt=secret"))
+        alone, known = await page.evaluate(script)
+        assert alone == {"url": f"{relay.url}#broadcast=a%2Fb+c", "reachable": False, "others": []}
+        assert known["others"] == [
+            "https://relay.example.com/#broadcast=a",
+            "http://192.0.2.7:4443/#broadcast=a",
+        ]
+        await page.evaluate("location.hash = '#broadcast=live%2Ftest'")
+        await page.until("document.querySelector('#share summary').checkVisibility()")
+        await page.click("#share summary")
+        await page.until(
+            "document.querySelector('#share').textContent.includes('Only this machine can open')"
+        )
 
 
 async def test_bytes_are_those_of_the_vectors() -> None:

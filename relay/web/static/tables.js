@@ -3,6 +3,7 @@
 import { Sparkline } from "./charts.js";
 import { Keyed, cell, find, findAll, make, mark, pageLink, pair, show, write, writeLong } from "./dom.js";
 import * as format from "./format.js";
+import { wall } from "./wall.js";
 
 const FEW = 50; // rows shown before "Show all"
 const CALM = 5000; // milliseconds between two sorts of rows whose values change
@@ -190,10 +191,12 @@ function broadcastRows(histories, item) {
     "tr",
     { role: "row", class: "broadcast" },
     make("th", { role: "rowheader", scope: "rowgroup", colspan: "7" },
-      make("div", {}, title, fallback, make("span", { class: "quiet" }, session, about), other)),
+      make("div", {}, ...(broadcast.serving ? [wall.thumbnail(broadcast.path, playLink(broadcast.path))] : []), title, fallback,
+        make("span", { class: "quiet" }, session, about), other)),
   );
   const element = make("tbody", { role: "rowgroup" }, head);
   const tracks = new Keyed(element, () => trackRow(histories, broadcast), { after: head });
+  let listed = new Set(); // names of tracks
   return {
     element,
     update({ broadcast: current, now, listing: { sorted } }) {
@@ -208,11 +211,14 @@ function broadcastRows(histories, item) {
       const facts = [""];
       if (current.hops.length > 1) facts.push(`over ${current.hops.length} hops`);
       if (current.viewers !== undefined) facts.push(format.counted(current.viewers, "viewer"));
-      if (current.tracks.length === 0) facts.push("no track requested yet");
+      // a track that is there for the thumbnail alone would come and go
+      const known = current.tracks.filter(({ name }) => listed.has(name) || !wall.reads(current.path, name));
+      listed = new Set(known.map(({ name }) => name));
+      if (known.length === 0) facts.push("no track requested yet");
       write(about, facts.join(", "));
       mark(about, "title", current.hops.length ? `hops: ${current.hops.join(" \u2192 ")}` : null);
       const order = sorted && comparison((track) => TRACK_COLUMNS[sorted.column].track(track, histories.of(trackKey(current, track))), sorted.falling);
-      const ordered = order ? [...current.tracks].sort(order) : current.tracks;
+      const ordered = order ? [...known].sort(order) : known;
       tracks.sync(ordered.map((track) => ({ track, now })), ({ track }) => track.name);
     },
   };
