@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
-from urllib.parse import urlsplit
 
 from relay import terminal
 from relay.client import Client
@@ -24,6 +23,7 @@ from relay.media.broadcasting import Broadcast
 from relay.media.catalog import CMAF, LEGACY, Rendition
 from relay.media.errors import MediaError
 from relay.media.feed import Feed, Opened, Trouble
+from relay.media.library import shown
 from relay.media.source import MICROSECONDS, Input, Sample
 from relay.terminal import printable
 
@@ -116,7 +116,7 @@ class Publisher:
         clock = asyncio.get_running_loop().time
         live = self._options.input.live
         start: float | None = None  # on `clock`, of the first sample
-        offset = 0
+        offset = end = 0  # microseconds
         feed = Feed(self._options.input, loop=self._options.loop, pause=lambda: self._pauses.next(0))
         async for item in feed:
             match item:
@@ -126,7 +126,8 @@ class Publisher:
                         self._broadcast.end_groups()
                 case Opened():
                     passed = 0 if start is None else int((clock() - start) * MICROSECONDS)
-                    offset = passed if item.offset is None else item.offset
+                    # viewers must not go back in time, should the stream have run ahead
+                    offset = max(passed, end) if item.offset is None else item.offset
                     self._describe(item.renditions)
                 case Sample():
                     self._pauses = Pauses()
@@ -138,6 +139,7 @@ class Publisher:
                         await asyncio.sleep(wait)
                     elif not live and wait < -LATE:
                         start -= wait
+                    end = max(end, item.time + item.duration + offset)
                     self._progress.count(item.kind, len(item.data), item.time + offset)
                     if self._broadcast is not None:
                         self._broadcast.write(item, offset)
@@ -185,7 +187,7 @@ def option_of(text: str) -> tuple[str, str]:
 
 def name_of(place: str) -> str:
     """The name of a broadcast for an input: that of the file, without its ending."""
-    path = urlsplit(place).path if "://" in place else place
+    path = shown(place).partition("://")[2].partition("/")[2] if "://" in place else place
     name = re.sub(r"[^\w.-]+", "-", PurePath(path).stem).strip("-.")
     return name or "live"
 

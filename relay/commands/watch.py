@@ -331,6 +331,8 @@ class Copy:
         except BrokenPipeError:
             raise
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._out.close()  # else it would fail again, with what was not written
             raise Refused(f"cannot write {self._options.out}: {error.strerror}") from error
 
 

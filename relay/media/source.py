@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from relay.media import codecs
 from relay.media.bits import adts_frame, is_annex_b, nal_units
@@ -78,7 +77,7 @@ class Input:
             return "lavfi"
         if "://" not in self.place:
             return "device" if self.format in DEVICES else ""
-        return urlsplit(self.place).scheme.lower()
+        return self.place.partition("://")[0].lower()
 
     @property
     def is_test(self) -> bool:
@@ -148,6 +147,9 @@ class StreamReader:
 
     def samples(self, packet: Packet[Any], base: int, *, live: bool) -> Iterator[Sample]:
         """The samples of a packet, `base` microseconds into the input's own time."""
+        ends = packet.pts is None and packet.dts is None
+        if not packet.size and not ends:
+            return  # a picture that is shown for longer
         if self._encoder:
             packets: Iterator[Packet[Any]] = self._encoder.encode(packet)
         else:
@@ -358,7 +360,8 @@ class Source:
                     continue
                 if self._base is None and packet.size:
                     self._base = self._start_of(packet)
-                reader = self._readers[packet.stream_index]
+                # the empty packet at the end of each stream has the index 0
+                reader = self._readers[packet.stream.index]
                 yield from reader.samples(packet, self._base or 0, live=self._wanted.live)
         except av.FFmpegError as error:
             raise InputGone(f"{self._wanted.shown}: {reason_of(error)}") from error

@@ -49,7 +49,7 @@ FLAGS = (
     "--disable-renderer-backgrounding",
     "--disable-sync",
     "--enable-logging=stderr",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ::1",
+    "--host-resolver-rules=MAP relay.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ::1",
     "--no-default-browser-check",
     "--no-first-run",
     "--autoplay-policy=no-user-gesture-required",

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeAlias
 
 import pytest
 
-from relay.app import Relay
-from tests.clock import RUNTIME
 from tests.e2e.browser import chromium_path
 from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.harness import Peer, peer_python
-from tests.e2e.http_support import guarded, published, token
+from tests.e2e.http_support import published
+from tests.e2e.player_support import (
+    HEIGHT,
+    HERTZ,
+    RATE,
+    WIDTH,
+    Encoded,
+    Media,
+    as_json,
+    bare,
+    base64_of,
+    encoded,
+    fragmented,
+    legacy,
+    live,
+    loc,
+)
 from tests.e2e.support import NEW, running, webtransport
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
-
-HOSTILE: Final = "<img src=x onerror=alert(1)>"
 
 COLOURS: Final = """(() => {
     const { width, height } = document.querySelector('[data-play=canvas]');
@@ -92,6 +102,175 @@ async def test_picture_and_sound_of_a_rust_publisher() -> None:
         assert page.complaints == []
 
 
+# -- codecs, containers and catalogs
+
+
+def hang_video(source: Encoded, **config: object) -> dict[str, object]:
+    found = {"codedWidth": WIDTH, "codedHeight": HEIGHT, "framerate": RATE, **config}
+    if source.extra and "container" not in config:
+        found["description"] = source.extra.hex()
+    return found
+
+
+def hang_audio(**config: object) -> dict[str, object]:
+    return {"codec": "opus", "sampleRate": HERTZ, "numberOfChannels": 1, **config}
+
+
+def hang(video: dict[str, object], audio: dict[str, object]) -> bytes:
+    return as_json(
+        {"video": {"renditions": {"video/hd": video}}, "audio": {"renditions": {"audio/data": audio}}}
+    )
+
+
+Case: TypeAlias = tuple[dict[str, bytes], list[Media]]
+"""What a broadcast has: payloads of its catalog tracks, and media."""
+
+
+def opus_legacy() -> Media:
+    return Media("audio/data", encoded("libopus"), legacy, 1)
+
+
+def vp8_legacy() -> Case:
+    source = encoded("libvpx")
+    return {"catalog.json": hang(hang_video(source, codec="vp8"), hang_audio())}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
+
+
+def vp9_loc() -> Case:
+    source, kind = encoded("libvpx-vp9"), {"kind": "loc"}
+    video = hang_video(source, codec="vp09.00.10.08", container=kind)
+    return {"catalog.json": hang(video, hang_audio(container=kind))}, [
+        Media("video/hd", source, loc),
+        Media("audio/data", encoded("libopus"), loc, 1),
+    ]
+
+
+def av1_legacy() -> Case:
+    source = Encoded(encoded("libsvtav1").packets)
+    video = hang_video(source, codec="av01.0.00M.08", container={"kind": "legacy"})
+    return {"catalog.json": hang(video, hang_audio())}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
+
+
+def h264_with_start_codes_in_the_oldest_catalog() -> Case:
+    source = Encoded(encoded("libx264", "mpegts").packets)
+    video = {"track": {"name": "video/hd"}, "config": hang_video(source, codec="avc3.42c00b")}
+    audio = {"track": {"name": "audio/data"}, "config": hang_audio()}
+    return {"catalog.json": as_json({"video": [video], "audio": [audio]})}, [
+        Media("video/hd", source, legacy),
+        opus_legacy(),
+    ]
+
+
+def h264_with_lengths_and_aac() -> Case:
+    source, sound = encoded("libx264"), encoded("aac")
+    video = hang_video(source, codec=f"avc1.{source.extra[1:4].hex()}")
+    audio = hang_audio(codec="mp4a.40.2", description=sound.extra.hex())
+    return {"catalog.json": hang(video, audio)}, [
+        Media("video/hd", source, legacy),
+        Media("audio/data", sound, legacy, 1),
+    ]
+
+
+def h264_with_a_description_in_base64() -> Case:
+    source = encoded("libx264")
+    video = hang_video(
+        source,
+        codec="avc1.42c00b",
+        container={"kind": "loc"},
+        description=base64_of(source.extra),
+    )
+    return {"catalog.json": hang(video, hang_audio())}, [
+        Media("video/hd", source, loc),
+        opus_legacy(),
+    ]
+
+
+def h264_and_aac_in_cmaf() -> Case:
+    source, sound = fragmented("libx264"), fragmented("aac")
+    video, audio = (
+        {"container": {"kind": "cmaf", "init": base64_of(track.extra)}} for track in (source, sound)
+    )
+    catalog = hang(hang_video(source, codec="avc1.42c00b", **video), hang_audio(codec="mp4a.40.2", **audio))
+    return {"catalog.json": catalog}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", sound, bare, 1),
+    ]
+
+
+def vp9_and_opus_in_cmaf_with_an_msf_catalog() -> Case:
+    source, sound = fragmented("libvpx-vp9"), fragmented("libopus")
+    tracks = [
+        {"name": "video/hd", "codec": "vp09.00.10.08", "initRef": "v", "width": WIDTH, "height": HEIGHT},
+        {
+            "name": "audio/data",
+            "codec": "opus",
+            "initRef": "a",
+            "samplerate": HERTZ,
+            "channelConfig": "1",
+        },
+    ]
+    inits = [
+        {"id": name, "type": "inline", "data": base64_of(track.extra)}
+        for name, track in (("v", source), ("a", sound))
+    ]
+    catalog = {
+        "version": "draft-01",
+        "tracks": [{"packaging": "cmaf", "isLive": True, **track} for track in tracks],
+        "initDataList": inits,
+    }
+    return {"catalog": as_json(catalog)}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", sound, bare, 1),
+    ]
+
+
+def vp8_in_loc_with_an_msf_catalog() -> Case:
+    """The timestamps are outside of the payload."""
+    source = Encoded(encoded("libvpx").packets)
+    track = {"packaging": "loc", "isLive": True}
+    tracks = [
+        {"name": "video/hd", "role": "video", "codec": "vp8", **track},
+        {"name": "audio/data", "role": "audio", "codec": "opus", "samplerate": HERTZ, **track},
+    ]
+    return {"catalog": as_json({"version": 1, "tracks": tracks})}, [
+        Media("video/hd", source, bare),
+        Media("audio/data", encoded("libopus"), bare, 1),
+    ]
+
+
+CASES: Final[list[Callable[[], Case]]] = [
+    vp8_legacy,
+    vp9_loc,
+    av1_legacy,
+    h264_with_start_codes_in_the_oldest_catalog,
+    h264_with_lengths_and_aac,
+    h264_with_a_description_in_base64,
+    h264_and_aac_in_cmaf,
+    vp9_and_opus_in_cmaf_with_an_msf_catalog,
+    vp8_in_loc_with_an_msf_catalog,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_codecs_containers_and_catalogs(case: Callable[[], Case]) -> None:
+    catalog, tracks = await asyncio.to_thread(case)
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", catalog, tracks),
+        tab(f"{relay.internal_url}#broadcast=demo%2Fcam") as page,
+    ):
+        for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
+            await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
+        await press(page, "sound")
+        await page.until(f"{LEVEL} > 0.05")
+        assert page.complaints == []
+
+
 async def test_a_broadcast_without_catalog_says_so() -> None:
     async with (
         running() as relay,
@@ -102,36 +281,4 @@ async def test_a_broadcast_without_catalog_says_so() -> None:
         await page.until(f"{selector('state')}.textContent.includes('has no catalog')")
         await page.evaluate("location.hash = '#broadcast=demo%2Fnothing'")
         await page.until(f"{selector('state')}.textContent.includes('is not live')")
-        assert page.complaints == []
-
-
-# -- tokens
-
-
-async def test_a_token_is_asked_for_and_kept_in_memory(tmp_path: Path) -> None:
-    good = token(get=[""])
-    async with (
-        Relay(guarded(tmp_path), RUNTIME) as relay,
-        tab(relay.url) as page,
-    ):
-        form = "document.querySelector('#sign-in')"
-        await page.until(f"!{form}.hidden && {form}.textContent.includes('This needs a token.')")
-
-        async def enter(text: str) -> None:
-            await page.evaluate(f"{form}.querySelector('input').value = {json.dumps(text)}")
-            await page.evaluate(f"{form}.requestSubmit()")
-
-        await enter(f"{good}x")
-        await page.until(f"!{form}.hidden && {form}.textContent.includes('refuses the token: bad token.')")
-        await enter(good)
-        await page.until("document.querySelector('#status').dataset.status === 'live'")
-        assert await page.evaluate(f"{form}.hidden")
-        assert await page.evaluate("document.querySelector('#sessions').checkVisibility()")
-        seen: dict[str, Any] = await page.evaluate(
-            "({ address: location.href, stored: JSON.stringify([{ ...localStorage }, { ...sessionStorage }]),"
-            " text: document.documentElement.outerHTML, value: document.querySelector('#sign-in input').value })"
-        )
-        assert good not in json.dumps(seen)
-        await page.open(relay.url)
-        await page.until(f"!{form}.hidden")
         assert page.complaints == []

@@ -28,10 +28,10 @@ COMMANDS: Final = {
     "moq-watch": "relay.commands.watch",
 }
 LEAVE: Final = "^C"
-WITHIN: Final = 30.0
+WITHIN: Final = 60.0
 """Seconds that any command may take."""
 
-AGAIN: Final = 15.0
+AGAIN: Final = 45.0
 """Seconds until a repeated command's output must be right."""
 
 

@@ -22,7 +22,11 @@ export function useToken(text) {
 export const hasToken = () => token !== null;
 
 /** The path of which the page shows everything below. */
-const prefix = () => (own.get("path") ?? rootOf(claims())).split("/").filter(Boolean).join("/");
+function prefix() {
+  const [path, root] = [own.get("path"), rootOf(claims())].map((text) => text?.split("/").filter(Boolean).join("/"));
+  // a token that was typed in may be for another part than the address
+  return path === undefined || (typed && !`${path}/`.startsWith(root && `${root}/`)) ? root : path;
+}
 
 /** What the token claims, null without one or if it is unreadable. The relay verifies the token, not the page. */
 export function claims() {

@@ -28,7 +28,7 @@ export class Unusable extends Error {}
 // -- fetch
 
 /** Frames of the newest group of a track, as bytes: of an open group those of the first moments. */
-async function newest(broadcast, track, signal) {
+async function newest(broadcast, track, signal, quiet) {
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener("abort", stop, { once: true });
@@ -36,7 +36,7 @@ async function newest(broadcast, track, signal) {
   let size = 0;
   let timer = null;
   try {
-    for await (const { payload } of api.frames(broadcast, track, own.signal, { follow: false })) {
+    for await (const { payload } of api.frames(broadcast, track, own.signal, { follow: false, quiet })) {
       found.push(payload);
       size += payload.length;
       if (size > LARGEST) throw new Unusable("the catalog is larger than 1 MB");
@@ -53,13 +53,13 @@ async function newest(broadcast, track, signal) {
   return found;
 }
 
-/** The catalog of a broadcast. Throws what the first choice threw if there is none. */
-export async function load(broadcast, signal) {
+/** The catalog of a broadcast. Throws what the first choice threw if there is none. `quiet` as in `frames`. */
+export async function load(broadcast, signal, { quiet = false } = {}) {
   const names = broadcast.endsWith(".msf") ? [MSF, HANG] : [HANG, MSF];
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener("abort", stop, { once: true });
-  const read = async (name) => parse(name, broadcast, await newest(broadcast, name, own.signal));
+  const read = async (name) => parse(name, broadcast, await newest(broadcast, name, own.signal, quiet));
   const first = read(names[0]);
   const second = (async () => {
     await Promise.race([first.catch(() => {}), new Promise((done) => setTimeout(done, SECOND_CHOICE))]);
@@ -77,13 +77,13 @@ export async function load(broadcast, signal) {
   }
 }
 
-/** The first frame of a track's newest group: {payload, timestamp, ...}. */
+/** The first frame of a track's newest group: {payload, timestamp, ...}. Asks for no token. */
 export async function firstFrame(broadcast, track, signal) {
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener("abort", stop, { once: true });
   try {
-    for await (const frame of api.frames(broadcast, track, own.signal, { follow: false })) return frame;
+    for await (const frame of api.frames(broadcast, track, own.signal, { follow: false, quiet: true })) return frame;
     throw new Error("an empty group");
   } finally {
     signal.removeEventListener("abort", stop);

@@ -53,7 +53,7 @@ export class InOrder {
       }
       this.held.shift();
       this.group = frame.group;
-      this.take(frame, arrival);
+      this.take(frame);
     }
   }
 }
@@ -65,7 +65,7 @@ export class Sound {
     this.running = null;
     this.loudness = 1;
     this.played = 0; // pieces
-    this.order = new InOrder((frame, arrival) => this.#take(frame, arrival));
+    this.order = new InOrder((frame) => this.#take(frame));
   }
 
   /** Only after a click: browsers play no sound before. */
@@ -132,7 +132,7 @@ export class Sound {
     this.say("faulty", text);
   }
 
-  #take(frame, arrival) {
+  #take(frame) {
     if (!this.running) return;
     let found;
     try {
@@ -143,8 +143,9 @@ export class Sound {
     }
     if (!found.length) return;
     this.rates.note(frame.size, null);
+    const now = performance.now(); // the time that it was held counts as well
     for (const { timestamp, data } of found) {
-      this.clock.note("audio", timestamp / 1000, arrival);
+      this.clock.note("audio", timestamp / 1000, now);
       try {
         if (!this.decoder) this.#configure();
         if (this.decoder.decodeQueueSize > DECODING) continue; // more than a second: the decoder does not keep up

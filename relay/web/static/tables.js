@@ -3,8 +3,10 @@
 import { Sparkline } from "./charts.js";
 import { Keyed, cell, find, findAll, make, mark, pageLink, pair, show, write, writeLong } from "./dom.js";
 import * as format from "./format.js";
+import { wall } from "./wall.js";
 
 const FEW = 50; // rows shown before "Show all"
+const CALM = 5000; // milliseconds between two sorts of rows whose values change
 
 export const trackKey = (broadcast, track) => JSON.stringify([broadcast.path, broadcast.session, track.name]);
 export const watchLink = (broadcast, track = "") => pageLink({ broadcast, track });
@@ -34,6 +36,7 @@ export class Listing {
     Object.assign(this, { name, keyed, key, text, none, size, columns, few });
     this.all = false;
     this.sorted = null; // {column, falling}
+    this.due = 0; // when rows may move again
     this.filter = find(`[data-filter="${name}"]`);
     this.button = find(`[data-all="${name}"]`);
     this.message = find(`[data-empty="${name}"]`);
@@ -92,7 +95,21 @@ export class Listing {
   }
 
   redraw() {
+    this.due = 0;
     this.update(this.items);
+  }
+
+  /** Rows that move with every answer cannot be clicked: they move only now and then. */
+  #order(found) {
+    const now = performance.now();
+    if (now < this.due) {
+      const place = (item) => this.places.get(this.key(item)) ?? found.length;
+      found.sort((a, b) => place(a) - place(b));
+      return;
+    }
+    this.due = now + CALM;
+    found.sort(comparison(this.columns[this.sorted.column], this.sorted.falling));
+    this.places = new Map(found.map((item, index) => [this.key(item), index]));
   }
 
   update(items) {
@@ -100,7 +117,7 @@ export class Listing {
     const words = (this.filter?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     let found = items.filter((item) => words.every((word) => this.text(item).toLowerCase().includes(word)));
     if (this.matches) found = found.filter(this.matches);
-    if (this.sorted) found.sort(comparison(this.columns[this.sorted.column], this.sorted.falling));
+    if (this.sorted) this.#order(found);
     const visible = this.all ? found : found.slice(0, this.few);
     this.keyed.sync(visible, this.key);
     show(this.table, found.length > 0);
@@ -174,10 +191,12 @@ function broadcastRows(histories, item) {
     "tr",
     { role: "row", class: "broadcast" },
     make("th", { role: "rowheader", scope: "rowgroup", colspan: "7" },
-      make("div", {}, title, fallback, make("span", { class: "quiet" }, session, about), other)),
+      make("div", {}, ...(broadcast.serving ? [wall.thumbnail(broadcast.path, playLink(broadcast.path))] : []), title, fallback,
+        make("span", { class: "quiet" }, session, about), other)),
   );
   const element = make("tbody", { role: "rowgroup" }, head);
   const tracks = new Keyed(element, () => trackRow(histories, broadcast), { after: head });
+  let listed = new Set(); // names of tracks
   return {
     element,
     update({ broadcast: current, now, listing: { sorted } }) {
@@ -192,11 +211,14 @@ function broadcastRows(histories, item) {
       const facts = [""];
       if (current.hops.length > 1) facts.push(`over ${current.hops.length} hops`);
       if (current.viewers !== undefined) facts.push(format.counted(current.viewers, "viewer"));
-      if (current.tracks.length === 0) facts.push("no track requested yet");
+      // a track that is there for the thumbnail alone would come and go
+      const known = current.tracks.filter(({ name }) => listed.has(name) || !wall.reads(current.path, name));
+      listed = new Set(known.map(({ name }) => name));
+      if (known.length === 0) facts.push("no track requested yet");
       write(about, facts.join(", "));
       mark(about, "title", current.hops.length ? `hops: ${current.hops.join(" \u2192 ")}` : null);
       const order = sorted && comparison((track) => TRACK_COLUMNS[sorted.column].track(track, histories.of(trackKey(current, track))), sorted.falling);
-      const ordered = order ? [...current.tracks].sort(order) : current.tracks;
+      const ordered = order ? [...known].sort(order) : known;
       tracks.sync(ordered.map((track) => ({ track, now })), ({ track }) => track.name);
     },
   };
