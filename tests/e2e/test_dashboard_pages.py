@@ -227,6 +227,8 @@ async def test_the_cluster_has_sums_and_ways_to_the_members() -> None:
         total = "document.querySelector('[data-cluster-total={}]').dataset.value"
         assert await page.evaluate(total.format("sessions")) == str(23 + 8)
         assert await page.evaluate(total.format("viewers")) == str(49 + 12)
+        assert await page.evaluate(total.format("broadcasts")) == "3"
+        assert await page.text("[data-cluster=missing]") == "Without 1 member of which nothing is known."
         links = all_of("[data-peer]", "element.lastElementChild.firstElementChild.getAttribute('href')")
         assert await page.evaluate(links) == [None, "https://leaf-lyon.example/", None]
         assert "no answer within 10 s" in await page.text("[data-peer='root-oslo:4443']")

@@ -232,7 +232,7 @@ async def test_a_token_for_one_broadcast_opens_it(tmp_path: Path) -> None:
     [
         ({"codec": "hvc1.1.6.L93.B0"}, "This browser cannot decode H.265 (hvc1.1.6.L93.B0). Browsers decode"),
         ({"codec": "nonsense"}, "This browser cannot decode nonsense."),
-        ({"codec": "vp8", "container": {"kind": "tar"}}, "Unknown container tar."),
+        ({"codec": "vp8", "container": {"kind": "tar"}}, "This page does not know the container (tar)."),
         ({"codec": "vp8", "container": {"kind": "cmaf"}}, "The catalog has no initialization segment."),
         (
             {"codec": "vp8", "container": {"kind": "cmaf", "init": "AAAA"}},

@@ -4,13 +4,16 @@ import { Keyed, cell, find, make, mark, pageLink, show, write, writeLong } from 
 import * as format from "./format.js";
 import { Listing } from "./tables.js";
 
-/** Totals of a member, in the order of the columns: name, words, and how a number is written. */
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+const most = (values) => Math.max(...values); // members know the broadcasts of one another
+
+/** Totals of a member, in the order of the columns: name, words, how a number is written, and that of the cluster. */
 const TOTALS = [
-  ["broadcasts", "Broadcasts", format.count],
-  ["sessions", "Sessions", format.count],
-  ["viewers", "Viewers", format.count],
-  ["received", "Received", format.rate],
-  ["sent", "Sent", format.rate],
+  ["broadcasts", "Broadcasts", format.count, most, "Those that a member knows, most of all members"],
+  ["sessions", "Sessions", format.count, sum, "A session between two relays counts at both"],
+  ["viewers", "Viewers", format.count, sum, "Without relays, as on the overview"],
+  ["received", "Received", format.rate, sum, "Also what relays receive from one another"],
+  ["sent", "Sent", format.rate, sum, "Also what relays send to one another"],
 ];
 
 function memberRow() {
@@ -61,9 +64,9 @@ export class ClusterPage {
   /** `live` is the history of the totals of this relay. */
   constructor(live) {
     this.live = live;
-    this.tiles = TOTALS.map(([name, label]) => {
+    this.tiles = TOTALS.map(([name, label, , , about]) => {
       const value = make("dd", { "data-cluster-total": name }, format.NONE);
-      find("[data-cluster=totals]").append(make("div", {}, make("dt", {}, label), value));
+      find("[data-cluster=totals]").append(make("div", { title: about }, make("dt", {}, label), value));
       return value;
     });
     this.listing = new Listing("peers", new Keyed(find("#peers tbody"), memberRow), {
@@ -96,16 +99,17 @@ export class ClusterPage {
       since: relay.since,
       totals: { ...totals, received: rates.received, sent: rates.sent },
     };
-    const others = peers.map((peer) => ({ ...peer, totals: peer.totals ?? { broadcasts: peer.broadcasts } }));
+    const others = peers.map((peer) => ({ ...peer, totals: peer.totals ?? {} }));
     const members = peers.length ? [own, ...others] : [];
     this.listing.update(members.map((member) => ({ member, now: relay.now })));
-    TOTALS.forEach(([name, , text], index) => {
+    const incomplete = members.filter(({ totals: known }) => known.sessions === undefined).length;
+    TOTALS.forEach(([name, , text, join], index) => {
       const known = members.map((member) => member.totals[name]).filter((value) => typeof value === "number");
-      const sum = known.length ? known.reduce((a, b) => a + b, 0) : null;
-      write(this.tiles[index], text(sum));
-      mark(this.tiles[index], "data-value", sum);
-      mark(this.tiles[index], "title", known.length < members.length ? `of ${known.length} of ${members.length} members` : null);
+      const value = known.length ? join(known) : null;
+      write(this.tiles[index], text(value));
+      mark(this.tiles[index], "data-value", value);
     });
+    write(find("[data-cluster=missing]"), incomplete ? `Without ${format.counted(incomplete, "member")} of which nothing is known.` : "");
     show(find("[data-cluster=totals]"), members.length > 0);
   }
 }

@@ -6,6 +6,7 @@ import * as format from "./format.js";
 import { wall } from "./wall.js";
 
 const FEW = 50; // rows shown before "Show all"
+const CALM = 5000; // milliseconds between two sorts of rows whose values change
 
 export const trackKey = (broadcast, track) => JSON.stringify([broadcast.path, broadcast.session, track.name]);
 export const watchLink = (broadcast, track = "") => pageLink({ broadcast, track });
@@ -35,6 +36,7 @@ export class Listing {
     Object.assign(this, { name, keyed, key, text, none, size, columns, few });
     this.all = false;
     this.sorted = null; // {column, falling}
+    this.due = 0; // when rows may move again
     this.filter = find(`[data-filter="${name}"]`);
     this.button = find(`[data-all="${name}"]`);
     this.message = find(`[data-empty="${name}"]`);
@@ -93,7 +95,21 @@ export class Listing {
   }
 
   redraw() {
+    this.due = 0;
     this.update(this.items);
+  }
+
+  /** Rows that move with every answer cannot be clicked: they move only now and then. */
+  #order(found) {
+    const now = performance.now();
+    if (now < this.due) {
+      const place = (item) => this.places.get(this.key(item)) ?? found.length;
+      found.sort((a, b) => place(a) - place(b));
+      return;
+    }
+    this.due = now + CALM;
+    found.sort(comparison(this.columns[this.sorted.column], this.sorted.falling));
+    this.places = new Map(found.map((item, index) => [this.key(item), index]));
   }
 
   update(items) {
@@ -101,7 +117,7 @@ export class Listing {
     const words = (this.filter?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     let found = items.filter((item) => words.every((word) => this.text(item).toLowerCase().includes(word)));
     if (this.matches) found = found.filter(this.matches);
-    if (this.sorted) found.sort(comparison(this.columns[this.sorted.column], this.sorted.falling));
+    if (this.sorted) this.#order(found);
     const visible = this.all ? found : found.slice(0, this.few);
     this.keyed.sync(visible, this.key);
     show(this.table, found.length > 0);
