@@ -374,7 +374,7 @@ export class Player {
         why: this.reasons.get(rendition) ?? null,
         size: measure({ ...rendition, size }),
         rate: bits(rates?.bitrate ?? rendition.bitrate),
-        interval: rendition.kind === "video" && rates?.interval ? format.short(rates.interval) : format.NONE,
+        interval: rendition.kind === "video" && rates?.interval ? `every ${format.short(rates.interval)}` : format.NONE,
         age: age === null ? format.NONE : format.short(age),
       };
     });
