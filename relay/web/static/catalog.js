@@ -248,7 +248,7 @@ function rendition(kind, track, config, broadcast) {
     broadcast: typeof config.broadcast === "string" ? resolved(broadcast, config.broadcast) : broadcast,
     label: text(config.label),
     codec: text(config.codec, 100),
-    container: text(config.container, 40) ?? "unknown",
+    container: text(config.container, 40) ?? "no container",
     bitrate: number(config.bitrate, 1e12),
     width: whole(config.width, 16384),
     height: whole(config.height, 16384),
@@ -265,7 +265,7 @@ function rendition(kind, track, config, broadcast) {
     if (found.codec === null) throw new Unusable("the catalog names no codec");
     if (text(config.description, LONGEST_INIT)) found.description = bytesOf(config.description);
     if (found.container === "cmaf") found.tracks = cmafTracks(config);
-    else if (!["legacy", "loc"].includes(found.container)) throw new Unusable(`unknown container ${found.container}`);
+    else if (!["legacy", "loc"].includes(found.container)) throw new Unusable(`this page does not know the container (${found.container})`);
     if (found.tracks) found.description ??= found.tracks[0].description;
   } catch (error) {
     found.fault = error instanceof Unusable || error.message.startsWith("CMAF:") ? error.message : "the catalog has a description that is neither hex nor base64";

@@ -341,7 +341,8 @@ export class Player {
     const drawn = this.playing.video ? this.picture.drawn : 0;
     if (drawn) mark(this.canvas, "data-shown", "");
     show(field("nothing"), !this.canvas.hasAttribute("data-shown"));
-    write(field("nothing"), this.catalog && !this.catalog.video.length ? "No video track" : "No picture yet");
+    const hopeless = this.catalog && !this.#best("video");
+    write(field("nothing"), !hopeless ? "No picture yet" : this.catalog.video.length ? "No picture" : "No video track");
     write(field("latency"), this.#latency());
     this.#listTracks();
   }
@@ -373,7 +374,7 @@ export class Player {
         why: this.reasons.get(rendition) ?? null,
         size: measure({ ...rendition, size }),
         rate: bits(rates?.bitrate ?? rendition.bitrate),
-        interval: rendition.kind === "video" && rates?.interval ? format.short(rates.interval) : format.NONE,
+        interval: rendition.kind === "video" && rates?.interval ? `every ${format.short(rates.interval)}` : format.NONE,
         age: age === null ? format.NONE : format.short(age),
       };
     });

@@ -9,6 +9,7 @@ export const KEY_INTERVAL = 2; // seconds
 const AUDIO_GROUP = 5; // frames of 20 ms
 const AUDIO_BITRATE = 64_000;
 const QUEUE = 3; // pictures that an encoder may have before it counts as too slow
+const MOST_FAILURES = 3;
 const LEAST_BACKLOG = 64_000; // bytes unsent before pictures are dropped; half a second of video if that is more
 const DRIFT = 200_000; // microseconds between the clocks of the sound and the page
 
@@ -79,6 +80,7 @@ export class Broadcast {
     this.keyDue = true;
     this.lastKey = -Infinity;
     this.congested = false;
+    this.failures = 0; // of the video encoder
     this.voice = null; // encoder of the sound
     this.offset = null; // from the clock of the sound to the page's
     this.inGroup = 0; // frames of sound in the open group
@@ -177,7 +179,7 @@ export class Broadcast {
       this.config = config;
       this.encoder = new VideoEncoder({
         output: (chunk) => this.#chunk(chunk),
-        error: (error) => this.#error(error),
+        error: (error) => this.#failed(error),
       });
       this.encoder.configure(config);
       this.keyDue = true;
@@ -188,6 +190,13 @@ export class Broadcast {
       frame.close();
       this.choosing = false;
     }
+  }
+
+  /** Encoders in hardware may be lost while they run: choose again with the next picture. */
+  #failed(error) {
+    this.failures += 1;
+    this.config = null;
+    if (this.failures > MOST_FAILURES) this.#error(error);
   }
 
   #chunk(chunk) {

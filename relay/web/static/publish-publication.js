@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Session } from "./publish-session.js";
+import { every } from "./publish-source.js";
 
 const FIRST_PAUSE = 500; // milliseconds before another attempt, doubled each time
 const MOST_REFUSALS = 2;
@@ -58,8 +59,9 @@ export class Publication {
       this.#say("waiting", `Not connected: ${reason}. Next attempt in ${Math.ceil(wait / 1000)} s.`);
       await new Promise((resolve) => {
         this.wake = resolve;
-        setTimeout(resolve, wait);
+        this.end = every(wait, resolve);
       });
+      this.end();
     }
     this.#say("stopped", "Stopped. The broadcast is withdrawn.");
   }

@@ -1,6 +1,7 @@
 // A broadcast, its tracks, and one session that offers them to the relay: moq-lite-06 over a WebSocket.
 // The relay asks for tracks and ends its interest in them; groups are sent to every interest there is.
 
+import { every } from "./publish-source.js";
 import * as wire from "./publish-wire.js";
 
 const IDLE = 30_000; // milliseconds without any frame; the relay pings every 5 s
@@ -131,9 +132,9 @@ export class Session {
     this.socket.onmessage = ({ data }) => this.#receive(data);
     this.socket.onclose = ({ reason }) => this.#end(new Ended(reason || "the connection was lost", { opened: this.limits !== null }));
     this.setup = setTimeout(() => this.#fail("no answer in time"), SETUP_TIME);
-    this.watch = setInterval(() => {
+    this.watch = every(SILENCE / 5, () => {
       if (this.limits && performance.now() - this.heard > SILENCE) this.#fail("the relay has gone silent");
-    }, 1000);
+    });
   }
 
   /** Bytes that have not left this machine. */
@@ -233,7 +234,7 @@ export class Session {
     this.resolve(error);
     this.resolve = null;
     clearTimeout(this.setup);
-    clearInterval(this.watch);
+    this.watch();
     for (const [track, subscription] of this.subscriptions.values()) track.unsubscribe(subscription);
     this.subscriptions.clear();
     this.#send(wire.close(0, ""));

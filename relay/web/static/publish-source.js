@@ -9,7 +9,7 @@ const STILL = 500; // milliseconds without a new picture, after which the latest
 export const now = () => performance.now() * 1000;
 
 /** Call back at an interval in milliseconds, also while the page is not shown. Returns the function that ends it. */
-function every(interval, callback) {
+export function every(interval, callback) {
   const worker = new Worker(new URL("./publish-clock.js", import.meta.url));
   worker.onmessage = callback;
   worker.postMessage(interval);

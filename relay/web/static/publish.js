@@ -99,6 +99,7 @@ export class Publish {
       this.#hint();
     });
     field("stop").addEventListener("click", () => this.stop());
+    addEventListener("pagehide", () => this.publication && this.stop()); // withdrawn at once, instead of missed
     const slot = find("#start [data-start=publish]");
     slot?.append(make("p", {}, "Publish from this browser:"), make("div", { class: "sources" }, ...sourceButtons((source) => {
       location.hash = "#publish"; // shows this view, in a later turn
