@@ -276,6 +276,7 @@ async def main(folder: Path, wanted: tuple[str, ...], *, docs: bool) -> None:
             if title not in DOCS if docs else wanted and not title.startswith(wanted):
                 continue
             async with tab("about:blank") as page:
+                await page.call("Emulation.setScrollbarsHidden", hidden=True)
                 await resize(page, size, SIZES[size][1])
                 media = [{"name": "prefers-color-scheme", "value": scheme}]
                 await page.call("Emulation.setEmulatedMedia", features=media)
