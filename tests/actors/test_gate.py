@@ -381,3 +381,36 @@ async def test_a_request_under_way_to_a_gate_that_ends_is_rejected(bench: Bench)
     halt(bench.gate)
     request = await bench.comes()
     assert request.rejected == [(503, "the relay is about to end")]
+
+
+async def test_the_bytes_of_sessions_that_have_ended_still_count(bench: Bench) -> None:
+    first, second = await bench.comes(), await bench.comes()
+
+    async def measured() -> m.GateFigures:
+        found: m.GateFigures = await ask(bench.gate, m.MeasureGate(), timeout=TIMEOUT)
+        return found
+
+    before = await measured()
+    assert before.sessions == 2
+    assert before.received > 0
+    assert before.sent > 0
+    first.peer.close()
+    await settle()
+    after = await measured()
+    assert after.sessions == 1
+    assert after.received >= before.received
+    assert after.sent >= before.sent
+    second.peer.close()
+    await settle()
+    assert (await measured())[1:3] == after[1:3]
+
+
+async def test_the_operator_closes_one_session_by_its_number(bench: Bench) -> None:
+    first, second = await bench.comes(), await bench.comes()
+    assert await ask(bench.gate, m.CloseByOperator(7), timeout=TIMEOUT) is False
+    assert await ask(bench.gate, m.CloseByOperator(1), timeout=TIMEOUT) is True
+    await settle()
+    assert set(bench.connections) == {2}
+    assert await ask(bench.gate, m.CloseByOperator(1), timeout=TIMEOUT) is False
+    assert first.accepted[0].closes == [(SessionCode.NO_ERROR, "closed by the operator")]
+    assert second.accepted[0].closes == []

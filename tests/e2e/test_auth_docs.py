@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.skipif(
     shutil.which("curl") is None or shutil.which("bash") is None, reason="curl or bash is not installed"
 )
+@pytest.mark.timeout(240)  # many processes, one after another
 async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Path) -> None:
     assert await run_page(PAGE, folder, environment(tmp_path / "bin"), free_udp_port()) == ""
 

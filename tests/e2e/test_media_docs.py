@@ -15,6 +15,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "media.md").read_text()
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.timeout(240)  # many processes, one after another
 async def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     folder.mkdir()

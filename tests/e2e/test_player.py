@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeAlias
+from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.browser import chromium_path
+from tests.e2e.browser import Page, chromium_path
 from tests.e2e.dashboard_support import Tab, tab
-from tests.e2e.harness import Peer, peer_python
+from tests.e2e.harness import Peer, npm_modules, peer_python
 from tests.e2e.http_support import published
 from tests.e2e.player_support import (
     HEIGHT,
@@ -28,12 +30,15 @@ from tests.e2e.player_support import (
     legacy,
     live,
     loc,
+    write_catalog,
 )
 from tests.e2e.support import NEW, running, webtransport
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
 )
+
+PUBLISH: Final = "@moq/publish@0.2.17"
 
 COLOURS: Final = """(() => {
     const { width, height } = document.querySelector('[data-play=canvas]');
@@ -99,6 +104,21 @@ async def test_picture_and_sound_of_a_rust_publisher() -> None:
         await press(page, "pause")
         await page.until(f"{selector('state')}.dataset.state === 'following'")
         await page.until(f"{LEVEL} > 0.05")
+        assert page.complaints == []
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: no @moq/publish to test with")
+async def test_picture_of_a_browser_with_moq_publish() -> None:
+    modules = await asyncio.to_thread(npm_modules, PUBLISH)
+    async with (
+        running() as relay,
+        Page("publish.html", modules=modules, relay=relay.url, broadcast="demo/tab") as publisher,
+        tab(f"{relay.internal_url}#broadcast=demo%2Ftab") as page,
+    ):
+        await publisher.wait_for("published")
+        for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
+            await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
+        assert publisher.count("error") == 0, publisher.events
         assert page.complaints == []
 
 
@@ -268,6 +288,78 @@ async def test_codecs_containers_and_catalogs(case: Callable[[], Case]) -> None:
             await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
         await press(page, "sound")
         await page.until(f"{LEVEL} > 0.05")
+        assert page.complaints == []
+
+
+async def test_a_smaller_rendition_is_chosen_and_a_hidden_page_leaves_the_picture() -> None:
+    source = await asyncio.to_thread(encoded, "libvpx")
+    sizes = {"video/sd": WIDTH, "video/hd": 2 * WIDTH}  # as the catalog says
+    renditions = {
+        name: {"codec": "vp8", "codedWidth": width, "codedHeight": HEIGHT} for name, width in sizes.items()
+    }
+    catalog = {"catalog.json": as_json({"video": {"renditions": renditions}})}
+    pressed = (
+        "document.querySelector('[data-rendition=\"{}\"] button').getAttribute('aria-pressed') === 'true'"
+    )
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", catalog, [Media(name, source, legacy) for name in sizes]),
+        tab(f"{relay.internal_url}#broadcast=demo%2Fcam") as page,
+    ):
+        await page.until(f"{pressed.format('video/hd')} && {selector('state')}.dataset.state === 'following'")
+        viewers = "fetch('state').then((answer) => answer.json()).then((state) => state.totals.viewers)"
+        assert await page.evaluate(viewers) == 1
+        await page.click('[data-rendition="video/sd"] button')
+        await page.until(f"{pressed.format('video/sd')} && !({pressed.format('video/hd')})")
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        await page.evaluate(
+            "Object.defineProperty(document, 'hidden', { get: () => true });"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        while await page.evaluate(viewers):
+            pass
+        assert page.complaints == []
+
+
+IMPATIENT: Final = """
+    const wait = window.setTimeout;
+    window.setTimeout = (then, milliseconds, ...rest) => wait(then, Math.min(milliseconds, 200), ...rest);
+"""
+"""Before the page's scripts: shortens its pauses."""
+
+
+async def test_a_catalog_that_changes_interrupts_only_what_it_must() -> None:
+    source = await asyncio.to_thread(encoded, "libvpx")
+
+    def catalog(track: str, bitrate: int) -> bytes:
+        return as_json({"video": {"renditions": {track: {"codec": "vp8", "bitrate": bitrate}}}})
+
+    def requests(track: str) -> int:
+        return sum(f"track={quote(track, safe='')}&" in address for address in page.requests)
+
+    tracks = [Media("video/hd", source, legacy), Media("video/other", source, legacy)]
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", {"catalog.json": catalog("video/hd", 1_000_000)}, tracks) as (
+            _,
+            publication,
+        ),
+        tab("about:blank") as page,
+    ):
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=IMPATIENT)
+        await page.open(f"{relay.internal_url}#broadcast=demo%2Fcam")
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        write_catalog(publication, "catalog.json", catalog("video/hd", 7_000_000))
+        rendition = "document.querySelector('[data-rendition=\"{}\"]')"
+        looks = requests("catalog.json")
+        while requests("catalog.json") < looks + 3:
+            await page.until("new Promise(requestAnimationFrame)")
+        assert requests("video/hd") == 1
+        write_catalog(publication, "catalog.json", catalog("video/other", 7_000_000))
+        await page.until(rendition.format("video/other"))
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        assert await page.evaluate(f"{rendition.format('video/hd')} === null")
+        assert (requests("video/hd"), requests("video/other")) == (1, 1)
         assert page.complaints == []
 
 

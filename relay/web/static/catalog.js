@@ -53,18 +53,22 @@ async function newest(broadcast, track, signal, quiet) {
   return found;
 }
 
-/** The catalog of a broadcast. Throws what the first choice threw if there is none. `quiet` as in `frames`. */
-export async function load(broadcast, signal, { quiet = false } = {}) {
-  const names = broadcast.endsWith(".msf") ? [MSF, HANG] : [HANG, MSF];
+/**
+ * The catalog of a broadcast, from the track `name` if that is known. Throws what the first choice threw if there is
+ * none. `quiet` as in `frames`.
+ */
+export async function load(broadcast, signal, { quiet = false, name = null } = {}) {
+  const read = async (track, until) => parse(track, broadcast, await newest(broadcast, track, until, quiet));
+  if (name) return read(name, signal);
+  const [usual, other] = broadcast.endsWith(".msf") ? [MSF, HANG] : [HANG, MSF];
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener("abort", stop, { once: true });
-  const read = async (name) => parse(name, broadcast, await newest(broadcast, name, own.signal, quiet));
-  const first = read(names[0]);
+  const first = read(usual, own.signal);
   const second = (async () => {
     await Promise.race([first.catch(() => {}), new Promise((done) => setTimeout(done, SECOND_CHOICE))]);
     own.signal.throwIfAborted();
-    return read(names[1]);
+    return read(other, own.signal);
   })();
   try {
     return await Promise.any([first, second]);
@@ -248,7 +252,7 @@ function rendition(kind, track, config, broadcast) {
     broadcast: typeof config.broadcast === "string" ? resolved(broadcast, config.broadcast) : broadcast,
     label: text(config.label),
     codec: text(config.codec, 100),
-    container: text(config.container, 40) ?? "unknown",
+    container: text(config.container, 40) ?? "no container",
     bitrate: number(config.bitrate, 1e12),
     width: whole(config.width, 16384),
     height: whole(config.height, 16384),
@@ -265,7 +269,7 @@ function rendition(kind, track, config, broadcast) {
     if (found.codec === null) throw new Unusable("the catalog names no codec");
     if (text(config.description, LONGEST_INIT)) found.description = bytesOf(config.description);
     if (found.container === "cmaf") found.tracks = cmafTracks(config);
-    else if (!["legacy", "loc"].includes(found.container)) throw new Unusable(`unknown container ${found.container}`);
+    else if (!["legacy", "loc"].includes(found.container)) throw new Unusable(`this page does not know the container (${found.container})`);
     if (found.tracks) found.description ??= found.tracks[0].description;
   } catch (error) {
     found.fault = error instanceof Unusable || error.message.startsWith("CMAF:") ? error.message : "the catalog has a description that is neither hex nor base64";
