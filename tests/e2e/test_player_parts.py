@@ -93,7 +93,7 @@ async def test_thumbnails_are_renewed_until_they_are_switched_off() -> None:
     shown = "document.querySelector('[data-broadcast=\"demo/cam\"] .thumbnail canvas:not([hidden])')"
     async with (
         running() as relay,
-        live(relay.url, "demo/cam", {"catalog.json": VP8}, media) as client,
+        live(relay.url, "demo/cam", {"catalog.json": VP8}, media) as (client, _),
         tall(relay.internal_url, SWIFT) as page,
     ):
         client.publish("demo/words").track("seconds").group().write(b"12:00")
@@ -148,7 +148,7 @@ async def test_many_broadcasts_cost_two_requests_at_once_and_only_in_view() -> N
     """
     async with (
         running() as relay,
-        live(relay.url, "cam/0", {"catalog.json": VP8}, media) as client,
+        live(relay.url, "cam/0", {"catalog.json": VP8}, media) as (client, _),
         tall(relay.internal_url, watch_fetch) as page,
     ):
         for number in range(1, 40):
