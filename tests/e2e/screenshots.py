@@ -29,6 +29,7 @@ PAGES: Final = {
     "cluster": "#cluster",
     "words": "#words",
     "player": "#broadcast=demo/stage",
+    "publish": "#publish",
     "watch": "#broadcast=demo/stage&track=video/hd",
 }
 
