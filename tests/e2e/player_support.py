@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import av
 
-from relay.client import Client
+from relay.client import Client, Publication
 
 WIDTH, HEIGHT = 160, 96
 RED, BLUE = (81, 90, 240), (41, 240, 110)
@@ -204,21 +204,28 @@ class Media:
 
 
 @contextlib.asynccontextmanager
-async def live(url: str, path: str, catalog: dict[str, bytes], tracks: list[Media]) -> AsyncIterator[Client]:
+async def live(
+    url: str, path: str, catalog: dict[str, bytes], tracks: list[Media]
+) -> AsyncIterator[tuple[Client, Publication]]:
     """A broadcast of our own client: `catalog` has the payload of each catalog track."""
     async with await Client.connect(url) as client:
         publication = client.publish(path)
         for name, payload in catalog.items():
-            group = publication.track(name).group()
-            group.write(payload)
-            group.finish()
+            write_catalog(publication, name, payload)
         publishing = asyncio.gather(*(track.publish(publication, SECONDS) for track in tracks))
         try:
-            yield client
+            yield client, publication
         finally:
             publishing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await publishing
+
+
+def write_catalog(publication: Publication, name: str, payload: bytes) -> None:
+    track = publication.tracks[name] if name in publication.tracks else publication.track(name)
+    group = track.group()
+    group.write(payload)
+    group.finish()
 
 
 def as_json(value: object) -> bytes:

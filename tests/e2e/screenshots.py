@@ -6,10 +6,10 @@ python -m tests.e2e.screenshots docs/img overview-light  # those whose names beg
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import math
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ PAGES: Final = {
     "cluster": "#cluster",
     "words": "#words",
     "player": "#broadcast=demo/stage",
+    "publish": "#publish",
     "watch": "#broadcast=demo/stage&track=video/hd",
 }
 
@@ -233,23 +234,27 @@ def waves(now: float, after: float) -> Json:
     return found
 
 
+DOCS: Final = {"overview-light-wide": "dashboard", "sessions-light-phone": "dashboard-phone"}
+"""Files of docs/img: what a screen shows, smaller."""
+
+
 async def shoot(page: Tab, file: Path) -> None:
     picture = await page.call("Page.captureScreenshot", format="png")
     await asyncio.to_thread(file.write_bytes, base64.b64decode(picture["data"]))
     print(file)  # noqa: T201 - a command
 
 
-async def resize(page: Tab, size: str, height: int) -> None:
+async def resize(page: Tab, size: str, height: int, scale: float = 1.0) -> None:
     await page.call(
         "Emulation.setDeviceMetricsOverride",
         width=SIZES[size][0],
         height=height,
-        deviceScaleFactor=1,
+        deviceScaleFactor=scale,
         mobile=size == "phone",
     )
 
 
-async def main(folder: Path, wanted: tuple[str, ...]) -> None:
+async def main(folder: Path, wanted: tuple[str, ...], *, docs: bool) -> None:
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     known = rich()
 
@@ -269,22 +274,34 @@ async def main(folder: Path, wanted: tuple[str, ...]) -> None:
     async with serving(known, events=EVENTS, history=waves, each=grow) as url:
         for name, scheme, size in product(PAGES, ("light", "dark"), SIZES):
             title = f"{name}-{scheme}-{size}"
-            if wanted and not title.startswith(wanted):
+            if title not in DOCS if docs else wanted and not title.startswith(wanted):
                 continue
             async with tab("about:blank") as page:
+                await page.call("Emulation.setScrollbarsHidden", hidden=True)
                 await resize(page, size, SIZES[size][1])
                 media = [{"name": "prefers-color-scheme", "value": scheme}]
                 await page.call("Emulation.setEmulatedMedia", features=media)
                 await page.open(f"{url}{PAGES[name]}")
                 await page.until("document.querySelector('#status').dataset.status === 'live'")
                 await page.until("(window.seen ??= performance.now()) < performance.now() - 2500")
+                if docs:
+                    await resize(page, size, 1000 if size == "wide" else SIZES[size][1], 0.75)
+                    await shoot(page, folder / f"{DOCS[title]}.png")
+                    continue
                 # the whole page: what is fixed to the bottom of the screen is then at the end
                 await resize(page, size, await page.evaluate("document.documentElement.scrollHeight"))
                 await shoot(page, folder / f"{title}.png")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--docs", action="store_true")
+    given = parser.parse_args()
     try:
-        asyncio.run(main(Path(sys.argv[1]), tuple(sys.argv[2:])))
+        asyncio.run(main(given.folder, tuple(given.names), docs=given.docs))
     finally:
         Browser.end()

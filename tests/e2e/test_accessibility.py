@@ -28,7 +28,7 @@ NARROW: Final = 360
 SMALL: Final = """
     [...document.querySelectorAll("a[href], button, input, select, summary")]
         .filter((element) => element.checkVisibility() && !element.closest("p, footer, dd, .u-wrap"))  // not in a text
-        .map((element) => [element.outerHTML.slice(0, 100), element.getBoundingClientRect()])
+        .map((element) => [element.outerHTML.slice(0, 100), (element.closest("label") ?? element).getBoundingClientRect()])
         .filter(([, { width, height }]) => width > 0 && Math.round(height) < LEAST)
         .map(([html, { width, height }]) => `${Math.round(width)}x${Math.round(height)} ${html}`)
 """

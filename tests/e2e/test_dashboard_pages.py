@@ -162,6 +162,17 @@ async def test_headers_sort_by_mouse_and_by_keyboard() -> None:
         assert page.complaints == []
 
 
+async def test_an_address_leads_to_the_sessions() -> None:
+    """Below broadcasts and charts that are not there yet when the page opens."""
+    async with serving(made_up(20, 20), events=[]) as url, tab(f"{url}#sessions") as page:
+        await page.until("document.activeElement.id === 'sessions-title'")
+        top = await page.evaluate("document.querySelector('#sessions').getBoundingClientRect().top")
+        assert 0 <= top < 100
+        current = "document.querySelector('.pages [aria-current]').textContent"
+        assert await page.evaluate(current) == "Sessions"
+        assert page.complaints == []
+
+
 async def test_keys() -> None:
     async with serving(made_up(3, 3), events=[]) as url, tab(url) as page:
         await page.until("document.querySelectorAll('[data-broadcast]').length === 3")

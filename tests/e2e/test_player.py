@@ -7,6 +7,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeAlias
+from urllib.parse import quote
 
 import pytest
 
@@ -29,6 +30,7 @@ from tests.e2e.player_support import (
     legacy,
     live,
     loc,
+    write_catalog,
 )
 from tests.e2e.support import NEW, running, webtransport
 
@@ -316,6 +318,48 @@ async def test_a_smaller_rendition_is_chosen_and_a_hidden_page_leaves_the_pictur
         )
         while await page.evaluate(viewers):
             pass
+        assert page.complaints == []
+
+
+IMPATIENT: Final = """
+    const wait = window.setTimeout;
+    window.setTimeout = (then, milliseconds, ...rest) => wait(then, Math.min(milliseconds, 200), ...rest);
+"""
+"""Before the page's scripts: shortens its pauses."""
+
+
+async def test_a_catalog_that_changes_interrupts_only_what_it_must() -> None:
+    source = await asyncio.to_thread(encoded, "libvpx")
+
+    def catalog(track: str, bitrate: int) -> bytes:
+        return as_json({"video": {"renditions": {track: {"codec": "vp8", "bitrate": bitrate}}}})
+
+    def requests(track: str) -> int:
+        return sum(f"track={quote(track, safe='')}&" in address for address in page.requests)
+
+    tracks = [Media("video/hd", source, legacy), Media("video/other", source, legacy)]
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", {"catalog.json": catalog("video/hd", 1_000_000)}, tracks) as (
+            _,
+            publication,
+        ),
+        tab("about:blank") as page,
+    ):
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=IMPATIENT)
+        await page.open(f"{relay.internal_url}#broadcast=demo%2Fcam")
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        write_catalog(publication, "catalog.json", catalog("video/hd", 7_000_000))
+        rendition = "document.querySelector('[data-rendition=\"{}\"]')"
+        looks = requests("catalog.json")
+        while requests("catalog.json") < looks + 3:
+            await page.until("new Promise(requestAnimationFrame)")
+        assert requests("video/hd") == 1
+        write_catalog(publication, "catalog.json", catalog("video/other", 7_000_000))
+        await page.until(rendition.format("video/other"))
+        await page.until(f"{selector('state')}.textContent.startsWith('Playing')")
+        assert await page.evaluate(f"{rendition.format('video/hd')} === null")
+        assert (requests("video/hd"), requests("video/other")) == (1, 1)
         assert page.complaints == []
 
 

@@ -93,7 +93,7 @@ async def test_thumbnails_are_renewed_until_they_are_switched_off() -> None:
     shown = "document.querySelector('[data-broadcast=\"demo/cam\"] .thumbnail canvas:not([hidden])')"
     async with (
         running() as relay,
-        live(relay.url, "demo/cam", {"catalog.json": VP8}, media) as client,
+        live(relay.url, "demo/cam", {"catalog.json": VP8}, media) as (client, _),
         tall(relay.internal_url, SWIFT) as page,
     ):
         client.publish("demo/words").track("seconds").group().write(b"12:00")
@@ -148,7 +148,7 @@ async def test_many_broadcasts_cost_two_requests_at_once_and_only_in_view() -> N
     """
     async with (
         running() as relay,
-        live(relay.url, "cam/0", {"catalog.json": VP8}, media) as client,
+        live(relay.url, "cam/0", {"catalog.json": VP8}, media) as (client, _),
         tall(relay.internal_url, watch_fetch) as page,
     ):
         for number in range(1, 40):
@@ -540,3 +540,61 @@ async def test_msgpack_in_pieces_of_any_size() -> None:
             "[...new c.Unpacker(1000).push(a[0])]", b"\xc6\x00\x10\x00\x00" + bytes(2000)
         )
         assert "unexpected" in await parse.call("[...new c.Unpacker(1000).push(a[0])]", b"\xc1")
+
+
+# -- when to present what
+
+
+async def test_the_clock_waits_for_what_late_frames_need() -> None:
+    """Frames of 40 ms, which take 100 ms and sometimes 160 ms."""
+    async with parsers("clock.js") as parse:
+        clock = """(() => {
+            const clock = new c.Clock();
+            const note = (track, timestamp, arrival) => clock.note(track, timestamp, arrival);
+            STEPS
+        })()"""
+
+        async def after(steps: str) -> Any:
+            return await parse.call(clock.replace("STEPS", steps))
+
+        steady = "for (let at = 0; at < 2000; at += 40) note('video', at, at + 100);"
+        assert await after(f"{steady} return clock.at('video', 3000) - 3000;") == 120
+        late = "for (let at = 0; at < 2000; at += 40) note('video', at, at + (at % 200 ? 100 : 160));"
+        assert await after(f"{late} return clock.at('video', 3000) - 3000;") == 100 + 60 + 15
+        # the jitter is forgotten after two windows at most, and a delay has a bound
+        calm = "for (let at = 2000; at < 12000; at += 40) note('video', at, at + 100);"
+        assert await after(f"{late} {calm} return clock.at('video', 12000) - 12000;") == 120
+        stall = "note('video', 2000, 7000);"
+        assert await after(f"{steady} {stall} return clock.at('video', 3000) - 3000;") == 2100
+        # what was cached arrives at once when it begins
+        burst = "for (let at = -2000; at < 0; at += 40) note('video', at, 100);"
+        assert await after(f"{burst} {steady} return clock.at('video', 3000) - 3000;") == 120
+        # sound that takes longer delays the picture; one on another timeline does not
+        sound = "for (let at = 0; at < 2000; at += 20) note('audio', at, at + 300);"
+        assert await after(f"{steady} {sound} return clock.at('video', 3000) - 3000;") == 320
+        other = "for (let at = 0; at < 2000; at += 20) note('audio', at + 1e9, at + 300);"
+        assert await after(f"{steady} {other} return clock.at('video', 3000) - 3000;") == 120
+        # the timestamps begin anew
+        again = "for (let at = 0; at < 400; at += 40) note('video', at, at + 90100);"
+        assert await after(f"{steady} {again} return clock.at('video', 400) - 400;") == 90_120
+
+
+async def test_groups_of_sound_are_put_into_order() -> None:
+    async with parsers("sound.js") as parse:
+        made = """(() => {
+            const taken = [];
+            const order = new c.InOrder(({ group, frame }) => taken.push(`${group}.${frame}`));
+            let now = 1000;
+            const put = (group, frame = 0) => order.put({ group, frame }, now);
+            STEPS
+            clearTimeout(order.timer);
+            return taken.join(' ');
+        })()"""
+
+        async def after(steps: str) -> Any:
+            return await parse.call(made.replace("STEPS", steps))
+
+        assert await after("put(7); put(9); put(10); put(8); put(8, 1); put(11);") == "7.0 8.0 9.0 10.0 11.0"
+        assert await after("put(7); put(7, 1); put(8); put(7, 2); put(8, 1);") == "7.0 7.1 8.0 8.1"
+        assert await after("put(7); put(9); put(10);") == "7.0"  # 8 may still come
+        assert await after("put(7); put(9); now += 150; put(10); put(8); put(11);") == "7.0 9.0 10.0 11.0"

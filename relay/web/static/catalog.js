@@ -53,18 +53,22 @@ async function newest(broadcast, track, signal, quiet) {
   return found;
 }
 
-/** The catalog of a broadcast. Throws what the first choice threw if there is none. `quiet` as in `frames`. */
-export async function load(broadcast, signal, { quiet = false } = {}) {
-  const names = broadcast.endsWith(".msf") ? [MSF, HANG] : [HANG, MSF];
+/**
+ * The catalog of a broadcast, from the track `name` if that is known. Throws what the first choice threw if there is
+ * none. `quiet` as in `frames`.
+ */
+export async function load(broadcast, signal, { quiet = false, name = null } = {}) {
+  const read = async (track, until) => parse(track, broadcast, await newest(broadcast, track, until, quiet));
+  if (name) return read(name, signal);
+  const [usual, other] = broadcast.endsWith(".msf") ? [MSF, HANG] : [HANG, MSF];
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener("abort", stop, { once: true });
-  const read = async (name) => parse(name, broadcast, await newest(broadcast, name, own.signal, quiet));
-  const first = read(names[0]);
+  const first = read(usual, own.signal);
   const second = (async () => {
     await Promise.race([first.catch(() => {}), new Promise((done) => setTimeout(done, SECOND_CHOICE))]);
     own.signal.throwIfAborted();
-    return read(names[1]);
+    return read(other, own.signal);
   })();
   try {
     return await Promise.any([first, second]);

@@ -250,6 +250,7 @@ async function ask() {
       display(state);
       page.update(state);
       publish.learn(state.broadcasts, state.relay);
+      arrive();
       return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
@@ -328,6 +329,15 @@ const pages = {
 };
 let page = overview;
 
+let aim = null; // heading to scroll to, as soon as the rows above it are there
+
+function arrive() {
+  if (!aim || !last) return;
+  aim.closest("section").scrollIntoView();
+  aim.focus({ preventScroll: true });
+  aim = null;
+}
+
 function navigate() {
   const query = new URLSearchParams(location.hash.slice(1));
   const key = Object.keys(pages).find((each) => query.has(each));
@@ -335,15 +345,13 @@ function navigate() {
   page = pages[key] ?? overview;
   for (const each of [overview, ...Object.values(pages)]) show(each.element, each === page);
   for (const link of findAll(".pages a")) {
-    mark(link, "aria-current", link.dataset.page === (key ?? "overview") ? "page" : null);
+    mark(link, "aria-current", link.dataset.page === (key ?? (query.has("sessions") ? "sessions" : "overview")) ? "page" : null);
   }
   scrollTo(0, 0);
   page.open(query);
   if (last) page.update(last);
-  if (query.has("sessions")) {
-    find("#sessions").scrollIntoView();
-    find("#sessions-title").focus({ preventScroll: true });
-  }
+  aim = query.has("sessions") ? find("#sessions-title") : null;
+  arrive();
   tab();
   wake();
 }

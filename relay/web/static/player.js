@@ -126,6 +126,11 @@ function otherRow() {
   };
 }
 
+/** What a decoder and its source depend on, to compare two renditions. */
+function essence({ broadcast, track, codec, container, description, tracks, sampleRate, channels }) {
+  return JSON.stringify([broadcast, track, codec, container, description && [...description], tracks, sampleRate, channels]);
+}
+
 // -- the view
 
 export class Player {
@@ -215,14 +220,17 @@ export class Player {
 
   async #watchCatalog(signal) {
     let rest = FIRST_PAUSE;
+    let name = null; // of the track that had it
     while (!signal.aborted) {
       try {
-        const found = await catalogs.load(this.broadcast, signal);
+        const found = await catalogs.load(this.broadcast, signal, { name });
         if (signal.aborted) return;
+        name = found.name;
         rest = FIRST_PAUSE;
         await this.#adopt(found);
       } catch (error) {
         if (signal.aborted) return;
+        name = null;
         if (!this.catalog) this.#explain(error);
         if (error instanceof api.Refused && error.final) return;
         rest = Math.min(rest * 2, LONGEST_PAUSE);
@@ -255,7 +263,18 @@ export class Player {
     const reasons = await Promise.all(renditions.map(unsupported));
     if (this.catalog !== found || this.broadcast === null) return;
     this.reasons = new Map(renditions.map((rendition, index) => [rendition, reasons[index]]));
-    this.#restart();
+    for (const [kind, player] of [["video", this.picture], ["audio", this.sound]]) {
+      const next = this.#best(kind);
+      // publishers renew figures such as the bitrate all the time: what plays goes on
+      if (player.running && this.playing[kind] && next && essence(this.playing[kind]) === essence(next)) this.playing[kind] = next;
+      else this.#restart(kind);
+    }
+    this.picture.turn = this.#turn;
+    this.#draw();
+  }
+
+  get #turn() {
+    return { rotation: this.catalog.rotation, flip: this.catalog.flip };
   }
 
   // -- what plays
@@ -291,7 +310,7 @@ export class Player {
       const rendition = this.#best(kind);
       this.playing[kind] = wanted ? rendition : null;
       if (!this.playing[kind]) continue;
-      if (kind === "video") this.picture.open(rendition, { rotation: this.catalog.rotation, flip: this.catalog.flip });
+      if (kind === "video") this.picture.open(rendition, this.#turn);
       else {
         this.sound.volume = field("volume").valueAsNumber ** 2;
         this.sound.open(rendition);
@@ -374,7 +393,7 @@ export class Player {
         why: this.reasons.get(rendition) ?? null,
         size: measure({ ...rendition, size }),
         rate: bits(rates?.bitrate ?? rendition.bitrate),
-        interval: rendition.kind === "video" && rates?.interval ? format.short(rates.interval) : format.NONE,
+        interval: rendition.kind === "video" && rates?.interval ? `every ${format.short(rates.interval)}` : format.NONE,
         age: age === null ? format.NONE : format.short(age),
       };
     });

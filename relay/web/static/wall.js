@@ -139,7 +139,7 @@ class Wall {
     if (!entry.catalog || now - entry.read > CATALOG_AGE) {
       const end = this.#note(entry.path, [catalogs.HANG, catalogs.MSF]);
       try {
-        entry.catalog = await catalogs.load(entry.path, signal, { quiet: true });
+        entry.catalog = await catalogs.load(entry.path, signal, { quiet: true, name: entry.catalog?.name });
       } finally {
         end();
       }
