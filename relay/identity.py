@@ -93,8 +93,13 @@ def banner(config: Config, listening: Listening, fingerprint: str, *, may_sign: 
     open_to_all = None if auth.public is None else auth.public.both
     if open_to_all is not None:
         below = url + (f"{open_to_all}/" if open_to_all else "")
+        if listening.http:
+            lines.append(
+                f"try it: open {url} in a browser, and publish your camera or a test picture; or in terminals:"
+            )
+        else:
+            lines.append("try it, each in a terminal of its own:")
         lines += [
-            "try it, each in a terminal of its own:",
             f"  moq-clock publish {below}",
             f"  moq-clock watch {below}",
         ]

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from tests.e2e.browser import Browser, Json
 from tests.e2e.dashboard_support import FIGURES, Tab, happened, made_up, past, serving, tab
+from tests.e2e.support import running
 
 NOW: Final = 1_795_960_800.0  # seconds since the epoch
 
@@ -293,6 +294,22 @@ async def main(folder: Path, wanted: tuple[str, ...], *, docs: bool) -> None:
                 await shoot(page, folder / f"{title}.png")
 
 
+async def playing(folder: Path) -> None:
+    """`player.png`: the test picture of one page, played by another, over a real relay."""
+    async with running() as relay, tab(relay.url) as publisher, tab("about:blank") as page:
+        await publisher.until("document.querySelector('#start [data-source=test]').checkVisibility()")
+        await publisher.click("#start [data-source=test]")
+        await publisher.until("!document.querySelector('[data-publish=go]').disabled")
+        await publisher.click("[data-publish=go]")
+        await publisher.until("document.querySelector('[data-publish=state]').dataset.state === 'live'")
+        await page.call("Emulation.setScrollbarsHidden", hidden=True)
+        await resize(page, "wide", 1150, 0.75)
+        await page.open(f"{relay.url}#broadcast=live/test")
+        await page.until("document.querySelector('[data-play=state]').dataset.state === 'following'")
+        await page.until("(window.seen ??= performance.now()) < performance.now() - 6000")
+        await shoot(page, folder / "player.png")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -303,5 +320,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     try:
         asyncio.run(main(given.folder, tuple(given.names), docs=given.docs))
+        if given.docs:
+            asyncio.run(playing(given.folder))
     finally:
         Browser.end()
