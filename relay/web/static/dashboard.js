@@ -246,7 +246,7 @@ async function ask() {
       const state = await api.state();
       last = state;
       remember(state);
-      await Promise.all([totalCharts.load(state.relay.now), page.ask?.()]);
+      await Promise.allSettled([totalCharts.load(state.relay.now), page.ask?.()]); // without them the rest still counts
       display(state);
       page.update(state);
       publish.learn(state.broadcasts, state.relay);

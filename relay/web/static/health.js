@@ -86,11 +86,13 @@ export class Health {
 const SIZE = 64; // pixels of the icon
 const DOTS = { well: "#22c55e", look: "#f59e0b", gone: "#ef4444", unknown: "#94a3b8" };
 
-/** A hue for each name, so that the tabs of several relays differ. */
+const HUES = [175, 205, 228, 265, 295, 328]; // degrees; not those of the dots
+
+/** A hue by name, so that the tabs of several relays differ. */
 function hue(name) {
-  let sum = 0;
-  for (const character of name) sum = (sum * 31 + character.codePointAt(0)) % 360;
-  return sum;
+  let hash = 0;
+  for (const character of name) hash = (Math.imul(hash, 31) + character.codePointAt(0)) >>> 0;
+  return HUES[((hash ^ (hash >>> 7)) >>> 0) % HUES.length];
 }
 
 /** Title and icon of the tab, drawn again only if something has changed. */
