@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
@@ -132,9 +132,10 @@ class DraftProfile:
     lacks: frozenset[str] = frozenset(("max_cache_duration",))
     """Parameters that cannot be written: a peer closes the session over an unknown one."""
 
-    refusals: Mapping[Refusal, int] = REFUSALS_20
+    # a factory: Python 3.11 takes no unhashable default
+    refusals: Mapping[Refusal, int] = field(default_factory=lambda: REFUSALS_20)
 
-    done_codes: Mapping[DoneStatus, int] = DONE_CODES_NEW
+    done_codes: Mapping[DoneStatus, int] = field(default_factory=lambda: DONE_CODES_NEW)
 
 
 _NEW: Final = frozenset(("fill", "range_filters", "include_properties"))
