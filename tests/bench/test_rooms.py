@@ -39,6 +39,13 @@ def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
         "plots.py": {"matplotlib", "matplotlib.pyplot"},
         "peers.py": {"tests.e2e"},
         "narrow.py": {"tests.e2e.udp_proxy"},
+        "page.py": {
+            "relay.client",
+            "tests.e2e.browser",
+            "tests.e2e.dashboard_support",
+            "tests.e2e.harness",
+            "tests.e2e.test_command",
+        },
         "stalled.py": {
             "relay.client",
             "relay.transport.client",
