@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
@@ -30,9 +31,11 @@ from tests.e2e.player_support import (
     legacy,
     live,
     loc,
+    mux,
     write_catalog,
 )
 from tests.e2e.support import NEW, running, webtransport
+from tests.e2e.test_command import command
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
@@ -119,6 +122,37 @@ async def test_picture_of_a_browser_with_moq_publish() -> None:
         for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
             await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
         assert publisher.count("error") == 0, publisher.events
+        assert page.complaints == []
+
+
+async def test_picture_of_an_mp4_with_moq_publish(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(await asyncio.to_thread(mux, "libx264", "mp4"))
+    async with (
+        running() as relay,
+        command("relay.commands.publish", str(film), relay.url, "--loop", "--broadcast", "demo/film"),
+        tab(f"{relay.internal_url}#broadcast=demo%2Ffilm") as page,
+    ):
+        for left, right in ((IS_RED, IS_BLUE), (IS_BLUE, IS_RED)):
+            await page.until(f"(([a, b]) => {left}(a) && {right}(b))({COLOURS})")
+        assert page.complaints == []
+
+
+async def test_sound_of_a_loudspeaker_that_is_late() -> None:
+    """Pictures wait for it: over a good network nothing else leaves it the time."""
+    source = await asyncio.to_thread(encoded, "libopus")
+    catalog = {"catalog.json": as_json({"audio": {"renditions": {"audio/data": hang_audio()}}})}
+    late = "Object.defineProperty(AudioContext.prototype, 'outputLatency', { get: () => 0.3 })"
+    async with (
+        running() as relay,
+        live(relay.url, "demo/cam", catalog, [Media("audio/data", source, legacy, 1)]),
+        tab("about:blank") as page,
+    ):
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=late)
+        await page.open(f"{relay.internal_url}#broadcast=demo%2Fcam")
+        await page.until(f"{selector('sound')} && !{selector('sound')}.disabled")
+        await press(page, "sound")
+        await page.until(f"{LEVEL} > 0.05")
         assert page.complaints == []
 
 

@@ -47,6 +47,7 @@ class Arrivals {
 export class Clock {
   constructor() {
     this.tracks = new Map();
+    this.lead = 0; // milliseconds that the output needs: a loudspeaker is later than a screen
   }
 
   /** A frame of a track has arrived. Both in milliseconds. */
@@ -69,6 +70,6 @@ export class Clock {
       base = Math.max(base, arrivals.least);
       most = Math.max(most, arrivals.most);
     }
-    return timestamp + base + Math.min(Math.max(most - base + SPARE, LEAST), MOST);
+    return timestamp + base + Math.min(Math.max(most - base + SPARE, LEAST) + this.lead, MOST);
   }
 }

@@ -9,6 +9,7 @@ const DECODING = 64; // pieces in the decoder
 const TOLERANCE = 0.06; // seconds between what is due and what continues the piece before
 const USUAL_RATE = 48_000;
 const HELD = 100; // milliseconds that a frame waits for those of earlier groups
+const MOST_SLACK = 0.2; // seconds
 
 /** Configuration for an AudioDecoder. */
 export function audioConfig(rendition) {
@@ -64,7 +65,6 @@ export class Sound {
     Object.assign(this, { clock, say });
     this.running = null;
     this.loudness = 1;
-    this.played = 0; // pieces
     this.order = new InOrder((frame) => this.#take(frame));
   }
 
@@ -75,7 +75,7 @@ export class Sound {
     this.config = audioConfig(rendition);
     this.rates = new Rates();
     this.faults = 0;
-    this.late = 0; // pieces that came too late
+    this.slack = 0; // seconds for the decoder, learnt from pieces that were too late
     this.next = 0; // time of the context at which the last piece ends
     const rate = this.config.sampleRate;
     this.context = new AudioContext(rate >= 8000 && rate <= 96_000 ? { sampleRate: rate } : {});
@@ -99,6 +99,7 @@ export class Sound {
     this.#drop();
     this.context?.close();
     this.context = null;
+    this.clock.lead = 0;
     this.#begin();
   }
 
@@ -181,11 +182,13 @@ export class Sound {
     this.faults = 0;
     const { context } = this;
     const { currentTime } = context;
+    const output = context.outputLatency || 0;
+    this.clock.lead = (output + this.slack) * 1000;
     const wait = this.clock.at("audio", piece.timestamp / 1000) - performance.now();
-    let when = currentTime + wait / 1000 - (context.outputLatency || 0);
+    let when = currentTime + wait / 1000 - output;
     if (this.next > currentTime && Math.abs(when - this.next) < TOLERANCE) when = this.next;
     if (when < currentTime) {
-      this.late += 1;
+      this.slack = Math.min(this.slack + currentTime - when, MOST_SLACK);
       return;
     }
     const buffer = new AudioBuffer({
@@ -200,6 +203,5 @@ export class Sound {
     source.connect(this.gain);
     source.start(when);
     this.next = when + buffer.duration;
-    this.played += 1;
   }
 }
