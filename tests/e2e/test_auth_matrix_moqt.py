@@ -217,9 +217,13 @@ class Visit:
         assert len(shown) == len({kind for kind, _ in shown}), (self.cell, shown)
 
     def push(self) -> None:
-        """Groups without a subscription."""
+        """Groups without a subscription.
+
+        A publisher may send a group before it answers SUBSCRIBE: those who publish use other aliases than the client's.
+        """
         profile = self.client.moq.profile  # type: ignore[union-attr]
-        for alias in range(3):
+        least = 900 if self.cell.published() else 0
+        for alias in range(least, least + 3):
             header = SubgroupHeader(alias, 1_000, 0, 128, has_properties=False, first_object=True)
             item = object_header(ObjectHeader(0, len(INJECTED), ()), None, profile, has_properties=False)
             self.client.session.open_uni().write(
