@@ -26,7 +26,7 @@ RED, BLUE = (81, 90, 240), (41, 240, 110)
 RATE, GROUP = 10, 5
 """Pictures a second and in a group: in each group the left and the right side change their colours."""
 
-SECONDS = 12
+SECONDS = 60
 """Of media, which then starts again with later timestamps."""
 
 HERTZ, PIECE, PERIOD = 48_000, 960, 96
@@ -124,14 +124,7 @@ def encoded(codec: str, form: str = "matroska") -> Encoded:
 def fragmented(codec: str) -> Encoded:
     """CMAF: a chunk for each frame."""
     with_times = encoded(codec).packets
-    header, chunks = b"", list[bytes]()
-    for name, box in boxes(mux(codec, "mp4", FRAGMENTED)):
-        if name in (b"ftyp", b"moov"):
-            header += box
-        elif name == b"moof":
-            chunks.append(box)
-        elif name == b"mdat":
-            chunks[-1] += box
+    header, chunks = chunks_of(mux(codec, "mp4", FRAGMENTED))
     return Encoded(
         [
             Packet(packet.timestamp, packet.key, chunk)
@@ -139,6 +132,19 @@ def fragmented(codec: str) -> Encoded:
         ],
         header,
     )
+
+
+def chunks_of(data: bytes) -> tuple[bytes, list[bytes]]:
+    """The initialization segment and the chunks of fragmented MP4."""
+    header, chunks = b"", list[bytes]()
+    for name, box in boxes(data):
+        if name in (b"ftyp", b"moov"):
+            header += box
+        elif name == b"moof":
+            chunks.append(box)
+        elif name == b"mdat":
+            chunks[-1] += box
+    return header, chunks
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -11,10 +11,9 @@ import contextlib
 import functools
 import json
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
 from tests.e2e.auth_support import everything, guarded, http, token
 from tests.e2e.browser import Page, chromium_path
 from tests.e2e.harness import INSTALL_S, ROOT, npm_modules
+from tests.e2e.player_support import chunks_of
 from tests.e2e.support import running
 
 PACKAGE = "shaka-player@5.2.12"
@@ -58,23 +58,7 @@ class Track:
 def encoded(kind: str) -> Track:
     command = [sys.executable, "-m", "tests.e2e.peers.cmaf", kind, str(RATE), str(SECONDS)]
     data = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=INSTALL_S, cwd=ROOT).stdout
-    header, chunks = b"", list[bytes]()
-    for name, box in boxes(data):
-        if name in (b"ftyp", b"moov"):
-            header += box
-        elif name == b"moof":
-            chunks.append(box)
-        elif name == b"mdat":
-            chunks[-1] += box
-    return Track(header, chunks)
-
-
-def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    start = 0
-    while start < len(data):
-        size, name = struct.unpack_from(">I4s", data, start)
-        yield name, data[start : start + size]
-        start += size
+    return Track(*chunks_of(data))
 
 
 def catalog(video: Track, audio: Track) -> bytes:
