@@ -78,6 +78,19 @@ class Dispatcher:
 class LoopInbox:
     """A deque that asks for a turn when it becomes non-empty. Holds pykka's envelopes, and bare messages of `send`."""
 
+    __slots__ = (
+        "_actor",
+        "_alarm",
+        "_budget",
+        "_dispatcher",
+        "_limit",
+        "_queue",
+        "_started",
+        "ended",
+        "over",
+        "waiting",
+    )
+
     def __init__(self) -> None:
         self._queue: deque[Any] = deque()
         self._actor: Any = None  # a LoopActor
