@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from relay import terminal
 from relay.client import Client, ClientError, ConnectError, SessionEnded
@@ -42,6 +42,8 @@ REFUSALS: Final = frozenset(
 The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that
 newer relays carry as application codes.
 """
+
+T = TypeVar("T")
 
 Say = Callable[[str], None]
 """Prints one line for the user to standard error."""
@@ -143,12 +145,17 @@ def put_line(text: str) -> None:
         raise Refused(f"standard output: {error.strerror}") from None
 
 
-def execute(work: Callable[[], Coroutine[Any, Any, None]], say: Say) -> int:
-    """Run `work` on an event loop and return the exit status of the command."""
+def execute(read: Callable[[], T], work: Callable[[T], Coroutine[Any, Any, None]], say: Say) -> int:
+    """Run `work` on an event loop with the options that `read` returns. Returns the exit status of the command."""
+    terminal.open_closed_streams()
+    try:
+        options = read()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 2
     # libraries keep quiet: our own lines say what matters
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        asyncio.run(until_stopped(work()))
+        asyncio.run(until_stopped(work(options)))
     except Refused as refused:
         say(str(refused))
         return 1

@@ -411,12 +411,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    terminal.open_closed_streams()
-    try:
-        options = read_options(argv)
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else 2
-    return execute(lambda: run(options), say)
+    return execute(lambda: read_options(argv), run, say)
 
 
 if __name__ == "__main__":
