@@ -42,7 +42,7 @@ class StatusPart(NamedTuple):
 
 
 class LeaseOver(NamedTuple):
-    """Timer: nobody has looked for a while."""
+    """Timer: there was no reader for a while."""
 
 
 class OwnStatus:
@@ -204,7 +204,7 @@ class OtherStatuses:
             halt(reader.ref)
 
     def end(self) -> None:
-        """Nobody looks any more."""
+        """There is no reader any more."""
         self._lease = None
         for reader in self._readers.values():
             halt(reader.ref)

@@ -129,7 +129,7 @@ class Feed:
 
 
 class _Stopped(Exception):  # noqa: N818 - it says what happened
-    """Nobody reads any more."""
+    """There is no reader any more."""
 
 
 def seconds(microseconds: int) -> float:

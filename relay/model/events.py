@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 ALIKE: Final = frozenset((Kind.REFUSED, Kind.PEER_DOWN))
-"""The kinds of which one peer can cause any number without being served."""
+"""Kinds that a peer without rights can cause, in any number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class Limits:
     """A message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
 
     qlog_files: int = 100
-    """Files in `qlog_dir`, the oldest of which go first, and QUIC connections logged at the same time."""
+    """Files in `qlog_dir` (the oldest is deleted first), and QUIC connections logged at the same time."""
 
     qlog_events: int = 10_000
     """Events of one connection, frames of its packets included: the first half of them and the newest."""

@@ -19,7 +19,7 @@ RECENT: Final = 720  # samples: an hour
 
 DAY: Final = 1_440  # minutes
 
-WHOLE: Final = 1_000  # from here on values are shown without a fraction, which nobody needs
+WHOLE: Final = 1_000  # from here on values are stored without a fraction
 
 DIGITS: Final = 4  # after the point, of smaller values
 
@@ -45,7 +45,7 @@ class Sample:
 NAMES: Final = tuple(field.name for field in fields(Sample))
 
 WORST: Final = frozenset(("lag",))
-"""Values of which a minute has the greatest; of the others it has the mean."""
+"""A minute has the greatest of these values, and the mean of the others."""
 
 
 class Series:

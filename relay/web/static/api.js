@@ -21,7 +21,7 @@ export function useToken(text) {
 
 export const hasToken = () => token !== null;
 
-/** The path of which the page shows everything below. */
+/** The page shows the broadcasts below this path. */
 function prefix() {
   const [path, root] = [own.get("path"), rootOf(claims())].map((text) => text?.split("/").filter(Boolean).join("/"));
   // a token that was typed in may be for another part than the address

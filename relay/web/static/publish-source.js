@@ -33,7 +33,7 @@ class Source {
     this.hasSound = false;
   }
 
-  /** Nobody takes pictures and sound. */
+  /** Pictures and sound have no reader. */
   release() {
     this.onpicture = (frame) => frame.close();
     this.onsound = (data) => data.close();

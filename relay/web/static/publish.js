@@ -234,7 +234,7 @@ export class Publish {
 
   // -- names
 
-  /** A name that may be published and that nobody publishes, as long as the person has typed none. */
+  /** Suggests a name that may be published and is not live, until the user types one. */
   #suggest() {
     if (this.named || this.publication) return;
     const base = [this.#permitted(), "live", this.kind ?? "camera"].filter(Boolean).join("/");
