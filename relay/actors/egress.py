@@ -242,9 +242,9 @@ class Egress:
         if isinstance(request, Subscription):
             failover = request.failover
             fragments = failover.take(message.fragments)
-            failover.passed(
-                fragment.sequence for fragment in fragments if fragment.first and fragment.code is None
-            )
+            for fragment in fragments:
+                if fragment.first and fragment.code is None:
+                    failover.passed(fragment.sequence)
             self._serving.send_group(message.key, fragments, self._context.clock())
 
     def on_message(self, message: object) -> bool:
@@ -297,7 +297,7 @@ class Egress:
             case m.DeliverDatagram() if isinstance(request, Subscription):
                 if message.sequence < request.failover.floor:
                     return
-                request.failover.passed((message.sequence,))
+                request.failover.passed(message.sequence)
                 self._serving.send_datagram(
                     key, message.sequence, message.timestamp, message.payload, message.start
                 )

@@ -115,7 +115,7 @@ class ReaderActor(LoopActor):
         match message:
             case m.Deliver():
                 for fragment in self._failover.take(message.fragments):
-                    self._failover.passed((fragment.sequence,))
+                    self._failover.passed(fragment.sequence)
                     self._on_fragment(fragment)
             case m.FetchData():
                 self._on_fragment(message.part)

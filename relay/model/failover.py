@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 MOST_RETRIES = 6  # in a row, without a group
@@ -54,9 +53,9 @@ class Failover:
             fragments = tuple(fragment for fragment in fragments if fragment.sequence >= self.floor)
         return fragments
 
-    def passed(self, sequences: Iterable[int]) -> None:
-        for sequence in sequences:
-            self._failures = 0
-            self.code = None
-            if sequence >= self.next:
-                self.next = sequence + 1
+    def passed(self, sequence: int) -> None:
+        """A group was delivered, or its first part."""
+        self._failures = 0
+        self.code = None
+        if sequence >= self.next:
+            self.next = sequence + 1

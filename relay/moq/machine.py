@@ -120,7 +120,7 @@ class Machine(Core):
     @property
     def deadline(self) -> float:
         """When `on_time` is due, `inf` for never."""
-        if self.closed:
+        if self.state is State.CLOSED:
             return NEVER
         return min(
             self._setup_part.deadline,

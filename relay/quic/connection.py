@@ -340,11 +340,12 @@ class Connection:
         streams.deliver()
         if self.state != OPEN:
             return
-        congestion = recovery.congestion
-        in_flight = congestion.in_flight + recovery.acked_bytes
-        recovery.settle(now, 2 * in_flight >= congestion.window or streams.queue.top is not None)
-        self._apply_fates(now)
-        if streams.has_ended:
+        if recovery.news:
+            congestion = recovery.congestion
+            in_flight = congestion.in_flight + recovery.acked_bytes
+            recovery.settle(now, 2 * in_flight >= congestion.window or bool(streams.queue.ready))
+            self._apply_fates(now)
+        if streams.ended_streams:
             streams.discard_ended()
         if now - self._kept_at > KEPT_INTERVAL:
             self._kept_at = now
@@ -742,7 +743,7 @@ class Connection:
         streams = self.streams
         return bool(
             0 <= self.received.ack_at <= now
-            or streams.queue.top is not None
+            or streams.queue.ready
             or self._frames
             or streams.has_control
             or self._datagrams
@@ -761,7 +762,7 @@ class Connection:
         streams.awake = False
         if self.state != OPEN:
             return self._flush_close(now)
-        if streams.has_ended:
+        if streams.ended_streams:
             streams.discard_ended()
         bursts: list[Burst] = []
         path = self.path
@@ -778,7 +779,7 @@ class Connection:
                 wanted = self.mtu.wanted(now)
                 if wanted:
                     bursts.append(([self._write_probe(wanted, now)], wanted, path.address))
-        if self._pacing_at < 0 and streams.queue.top is None:
+        if self._pacing_at < 0 and not streams.queue.ready:
             self.recovery.congestion.on_idle()
         return bursts
 
@@ -794,7 +795,7 @@ class Connection:
         control = streams.has_control or self._probe or self._frequency_due or self._cids_due
         size = self.packet_size
         budget = 0
-        if control or frames or self._datagrams or streams.queue.top is not None:
+        if control or frames or self._datagrams or streams.queue.ready:
             budget = congestion.window - congestion.in_flight
             if self._probe:
                 budget = max(budget, size)  # a probe may exceed the window (RFC 9002, 7.5)
@@ -820,7 +821,7 @@ class Connection:
         buffers = self._write_packets(now, budget, ack)
         if not path.validated:
             path.sent += sum(map(len, buffers))
-        more = streams.queue.top is not None or bool(frames) or bool(self._datagrams)
+        more = bool(streams.queue.ready or frames or self._datagrams)
         if more and congestion.window - congestion.in_flight >= size:
             # Neither the window nor the lack of data ended the burst.
             self._pacing_at = now if self._number - number >= BURST else pacer.next_time(now)
@@ -884,7 +885,7 @@ class Connection:
         acked = -1
         first = number
         end = number + BURST
-        while number < end:
+        while number < end and (ack or frames or datagrams or queue.ready):
             stream = queue.top
             if stream is not None and not ack and not frames and not datagrams and budget >= largest:
                 if stream.id < 0 and not streams.claim(stream):
@@ -961,7 +962,7 @@ class Connection:
                         queue.done()
                     kind = 0x08 | (4 if start else 0) | (1 if fin else 0)
                     length = stop - start
-                    if length >= space - 1 or queue.top is None:
+                    if length >= space - 1 or not queue.ready:
                         # The last frame needs no length: it extends to the end of the packet.
                         parts += (_BYTES[kind], prefix, position, data)
                         room = 0
@@ -1034,7 +1035,7 @@ class Connection:
         step = largest - len(cid) - number_size - len(prefix) - (1 + TRAIN_HEAD + TAG)
         count = min((final - start) // step, most)
         stop = start + count * step
-        if stop < final and count < most and final == out.written and queue.alone:
+        if stop < final and count < most and final == out.written and len(queue.ready) == 1:
             stop = final
             count += 1
         if not count:
@@ -1175,7 +1176,7 @@ class Connection:
         if self.keep_alive > 0:
             at = min(at, max(self.last_received, self._pinged) + self.keep_alive)
         ack_at = self.received.ack_at
-        if 0 <= ack_at < at and not self._starved:
+        if 0 <= ack_at < at and (self.path.validated or not self._starved):
             at = ack_at
         if 0 <= self._pacing_at < at:
             at = self._pacing_at
@@ -1188,7 +1189,9 @@ class Connection:
 
     def probe_at(self) -> float:
         """When `on_timer` is due for lost packets; -1.0 for never. Moves with every packet."""
-        return self.recovery.probe_at() if self.state == OPEN and not self._starved else NEVER
+        if self.state != OPEN or (not self.path.validated and self._starved):
+            return NEVER
+        return self.recovery.probe_at()
 
     def _idle_at(self) -> float:
         timeout = max(self.idle_timeout, 3 * self.recovery.probe_timeout())  # RFC 9000, 10.1

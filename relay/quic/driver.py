@@ -196,7 +196,7 @@ class Driver(Waker):
             self._note_over()
             self.arm(now)
         elif self.handshake is not None or connection.wants_to_send(now):
-            self.touch()
+            self.wake()
         elif connection.received.ack_at >= 0:
             self.arm(now)  # the ACK may wait
         elif (probe := connection.probe_at()) < 0:
@@ -236,7 +236,7 @@ class Driver(Waker):
             self._serve_timer(now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        self.touch()
+        self.wake()
 
     def resume(self, now: float, late: float) -> None:
         """The process paused for `late` seconds, which is no silence of the peer."""
@@ -279,9 +279,6 @@ class Driver(Waker):
     # -- from the connection and the session
 
     def wake(self) -> None:
-        self.endpoint.touch(self)
-
-    def touch(self) -> None:
         """Transmit at the end of this loop turn."""
         self.endpoint.touch(self)
 
@@ -292,14 +289,14 @@ class Driver(Waker):
             self.connection.close(code, reason, transport=transport)
         elif self.handshake is not None:
             self.handshake.close(code, errors.PADDING if transport else None, reason)
-        self.touch()
+        self.wake()
 
     def close_later(self, code: int, reason: str = "") -> None:
         """Close once data just written on a stream had time to arrive."""
         if self._close_plan is None and not self._ends:
             deadline = self.endpoint.now() + max(3 * self.quic.recovery.rtt, LINGER)
             self._close_plan = (deadline, code, reason)
-            self.touch()
+            self.wake()
 
     async def wait_gone(self) -> None:
         if not self.gone:
@@ -337,7 +334,7 @@ class Driver(Waker):
             self.session = None  # it cannot even handle its end
             if self.connection is not None:
                 self.connection.handler = Handler()
-            self.touch()
+            self.wake()
         else:
             self.endpoint.remove(self)
 
@@ -491,11 +488,9 @@ class Driver(Waker):
             timer = self.handshake.get_timer()
             if timer is not None and (deadline < 0 or timer < deadline):
                 deadline = timer
-        if self._ends:
-            return deadline
-        if self.setup_deadline is not None:
+        if self.setup_deadline is not None and not self._ends:
             deadline = min(deadline, self.setup_deadline)
-        if self._close_plan is not None:
+        if self._close_plan is not None and not self._ends:
             deadline = min(deadline, self._close_plan[0])
         return deadline
 

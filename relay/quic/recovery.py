@@ -91,7 +91,7 @@ class Recovery:
         *("failed_probe", "first_rtt_at", "largest_acked", "last_sent", "loss_time", "lost_frames"),
         *("lost_full", "lost_packets", "lost_traced", "max_ack_delay", "outstanding", "pacer", "pto_count"),
         *("rtt", "rtt_latest", "rtt_min", "rtt_variance", "sent", "skipped", "traced", "_ack_delay"),
-        *("_news", "_sample_sent", "_sampled"),
+        *("news", "_sample_sent", "_sampled"),
     )
 
     def __init__(self, congestion: Congestion, *, max_ack_delay: float) -> None:
@@ -121,7 +121,7 @@ class Recovery:
         self.arrived_probe = 0  # size of the MTU probe that arrived, or was lost
         self.failed_probe = 0
         self.acked_bytes = 0  # since the last `settle`
-        self._news = False
+        self.news = False  # acknowledgements since the last `settle`
         self._sample_sent = -1.0  # when the largest acknowledged packet was sent, if that is new
         self._sampled = False  # by the present frame
         self._ack_delay = 0.0
@@ -225,7 +225,7 @@ class Recovery:
     def _on_acked(self, record: Sent, largest: int) -> None:
         packets = record.last + 1 - record.first
         self.outstanding -= packets
-        self._news = True
+        self.news = True
         if record.last == largest:
             self._sample_sent = record.time
             self._sampled = True
@@ -249,9 +249,7 @@ class Recovery:
 
     def settle(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
         """Apply the acknowledgements since the last call (RFC 9002, A.7). `in_use`: the window was used."""
-        if not self._news:
-            return
-        self._news = False
+        self.news = False
         if self._sample_sent >= 0:
             self._measure(now, now - self._sample_sent, self._ack_delay)
             self._sample_sent = -1.0
@@ -330,7 +328,7 @@ class Recovery:
         began = -1.0
         following = -1
         persistent = False
-        duration = PERSISTENT * self._probe_timeout()
+        duration = PERSISTENT * self.probe_timeout()
         for record in lost:
             packets = record.last + 1 - record.first
             self.outstanding -= packets
@@ -367,14 +365,11 @@ class Recovery:
 
     # -- timers
 
-    def _probe_timeout(self) -> float:
+    def probe_timeout(self) -> float:
+        """One probe time-out in seconds, without backing off."""
         if not self.rtt:
             return 2 * INITIAL_RTT
         return self.rtt + max(4 * self.rtt_variance, GRANULARITY) + self.max_ack_delay
-
-    def probe_timeout(self) -> float:
-        """One probe time-out in seconds, without backing off."""
-        return self._probe_timeout()
 
     def probe_at(self) -> float:
         """When `on_timer` is due: a loss or a probe time-out; -1.0 for never."""
@@ -382,7 +377,7 @@ class Recovery:
             return self.loss_time
         if not self.outstanding:
             return -1.0
-        return self.last_sent + self._probe_timeout() * (1 << min(self.pto_count, MOST_BACKOFF))
+        return self.last_sent + self.probe_timeout() * (1 << min(self.pto_count, MOST_BACKOFF))
 
     def on_timer(self, now: float) -> bool:
         """Returns whether a probe is due (RFC 9002, 6.2)."""

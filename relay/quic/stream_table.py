@@ -26,8 +26,8 @@ class StreamTable(StreamOwner):
     """
 
     __slots__ = (
-        *("awake", "handler", "is_client", "queue", "refused", "send_limit", "send_used", "waker"),
-        *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "_ended"),
+        *("awake", "ended_streams", "handler", "is_client", "queue", "refused", "send_limit", "send_used"),
+        *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "waker"),
         *("_gathered", "_gathering", "_local_bit", "_openings", "_peer_bidi", "_peer_bidi_limit"),
         *("_peer_bidi_sent", "_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit"),
         *("_receive_limit_sent", "_received", "_send_bidi_local", "_send_bidi_remote", "_send_uni"),
@@ -69,7 +69,7 @@ class StreamTable(StreamOwner):
         self._streams_due = False  # MAX_STREAMS may be due
         # Since the last packet.
         self._control: dict[Stream, None] = {}  # RESET_STREAM, STOP_SENDING, MAX_STREAM_DATA may be due
-        self._ended: list[Stream] = []  # a half has ended
+        self.ended_streams: list[Stream] = []  # a half has ended
         self._gathering: Stream | None = None  # the stream of the last data in order, not yet delivered
         self._chunks: list[bytes] = []
         self._gathered = 0  # bytes in them
@@ -112,7 +112,7 @@ class StreamTable(StreamOwner):
             self.waker.wake()
 
     def stream_ended(self, stream: Stream) -> None:
-        self._ended.append(stream)
+        self.ended_streams.append(stream)
 
     def stream_reordered(self, stream: Stream, order: tuple[int, int]) -> None:
         self.queue.reorder(stream, order)
@@ -238,7 +238,8 @@ class StreamTable(StreamOwner):
             data = data[into.offset - offset :]
         into.offset = max(into.offset, stop)
         if self._gathering is not stream or self._gathered > GATHERED:
-            self.deliver()
+            if self._gathering is not None:
+                self.deliver()
             self._gathering = stream
         self._chunks.append(data)
         self._gathered += len(data)
@@ -246,7 +247,7 @@ class StreamTable(StreamOwner):
             self._deliver_fragments(stream)
         if into.offset == into.final_size:
             into.done = True
-            self._ended.append(stream)
+            self.ended_streams.append(stream)
             self.deliver()
         elif into.limit - into.offset < self._stream_window // 2:
             self._control[stream] = None  # MAX_STREAM_DATA
@@ -297,7 +298,7 @@ class StreamTable(StreamOwner):
         self.deliver()
         self._delivered += into.drop()  # never to be delivered, or the window would shrink for good
         into.done = True
-        self._ended.append(stream)
+        self.ended_streams.append(stream)
         self.handler.stream_reset(stream, code)
 
     def on_stop_sending(self, stream_id: int, code: int) -> None:
@@ -345,15 +346,12 @@ class StreamTable(StreamOwner):
             bool(self._control)
             or self._streams_due
             or self._receive_limit != self._receive_limit_sent  # the frame was lost
-            or self._needs_max_data()
+            or self._receive_limit - self._delivered < self._window // 2
         )
-
-    def _needs_max_data(self) -> bool:
-        return self._receive_limit - self._delivered < self._window // 2
 
     def control_frames(self, frames: deque[ControlFrame]) -> None:
         """Append the frames that are due."""
-        if self._needs_max_data():
+        if self._receive_limit - self._delivered < self._window // 2:
             self._receive_limit = self._delivered + self._window
         if self._receive_limit != self._receive_limit_sent:
             self._receive_limit_sent = self._receive_limit
@@ -413,7 +411,7 @@ class StreamTable(StreamOwner):
         stream = frame.stream
         if frame.kind == errors.RESET_STREAM and stream is not None and not stream.out.done:
             stream.out.done = True
-            self._ended.append(stream)
+            self.ended_streams.append(stream)
 
     def on_frame_lost(self, frame: ControlFrame) -> bool:
         """Returns whether the very frame is to be sent again."""
@@ -436,10 +434,6 @@ class StreamTable(StreamOwner):
     # -- the end
 
     @property
-    def has_ended(self) -> bool:
-        return bool(self._ended)
-
-    @property
     def undelivered(self) -> bool:
         """Something written may not have arrived."""
         return bool(self.queue) or any(stream.undelivered for stream in self._by_id.values())
@@ -450,7 +444,7 @@ class StreamTable(StreamOwner):
 
     def discard_ended(self) -> None:
         """Forget streams that have ended on both sides, and let the peer open new ones (RFC 9000, 4.6)."""
-        ended, self._ended = self._ended, []
+        ended, self.ended_streams = self.ended_streams, []
         for stream in ended:
             if not (stream.out.done and stream.into.done) or self._by_id.pop(stream.id, None) is None:
                 continue
@@ -475,4 +469,4 @@ class StreamTable(StreamOwner):
             stream.context = None
         self._by_id.clear()
         self._control.clear()
-        self._ended.clear()
+        self.ended_streams.clear()

@@ -115,7 +115,7 @@ class QuicSession(Handler):
             raise RuntimeError("a session is started once")
         self._started = True
         self._sink = sink
-        self.driver.touch()
+        self.driver.wake()
         if self.driver.gone:
             # A removed connection is not driven any more, but its end must be delivered.
             self.driver.endpoint.call_soon(self.deliver)
@@ -243,7 +243,7 @@ class QuicSession(Handler):
         self.ended = self.connection.streams.ended = True
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(SessionLostError(kind, code, reason, by_peer=by_peer))
-        self.driver.touch()
+        self.driver.wake()
 
     def _application_code(self, code: int) -> int | None:
         """The moq code of a received application close."""

@@ -47,29 +47,25 @@ S = TypeVar("S", bound=Sender)
 class SendQueue(Generic[S]):
     """Streams with something to send."""
 
-    __slots__ = ("_blocked", "_ready", "_unopened")
+    __slots__ = ("_blocked", "_unopened", "ready")
 
     def __init__(self) -> None:
-        self._ready: list[S] = []  # the most urgent last
+        self.ready: list[S] = []  # the most urgent last
         self._blocked: dict[S, None] = {}
         self._unopened: dict[bool, dict[S, None]] = {True: {}, False: {}}
 
     def __bool__(self) -> bool:
-        return bool(self._ready or self._blocked or self._unopened[True] or self._unopened[False])
+        return bool(self.ready or self._blocked or self._unopened[True] or self._unopened[False])
 
     @property
     def top(self) -> S | None:
-        return self._ready[-1] if self._ready else None
-
-    @property
-    def alone(self) -> bool:
-        return len(self._ready) == 1
+        return self.ready[-1] if self.ready else None
 
     def add(self, stream: S) -> bool:
         """True if it was idle."""
         if stream.send_state is not SendState.IDLE:
             return False
-        ready = self._ready
+        ready = self.ready
         if not ready or ready[-1].order <= stream.order:
             ready.append(stream)
         else:
@@ -79,17 +75,17 @@ class SendQueue(Generic[S]):
 
     def done(self) -> None:
         """The most urgent stream has nothing more to send."""
-        self._ready.pop().send_state = SendState.IDLE
+        self.ready.pop().send_state = SendState.IDLE
 
     def block(self) -> None:
         """Flow control blocks the most urgent stream."""
-        stream = self._ready.pop()
+        stream = self.ready.pop()
         self._blocked[stream] = None
         stream.send_state = SendState.BLOCKED
 
     def hold(self) -> None:
         """The most urgent stream waits for stream credit."""
-        stream = self._ready.pop()
+        stream = self.ready.pop()
         self._unopened[stream.unidirectional][stream] = None
         stream.send_state = SendState.UNOPENED
 
@@ -106,7 +102,7 @@ class SendQueue(Generic[S]):
     def remove(self, stream: S) -> None:
         match stream.send_state:
             case SendState.READY:
-                del self._ready[bisect.bisect_left(self._ready, stream.order, key=urgency)]
+                del self.ready[bisect.bisect_left(self.ready, stream.order, key=urgency)]
             case SendState.BLOCKED:
                 del self._blocked[stream]
             case SendState.UNOPENED:
@@ -124,10 +120,10 @@ class SendQueue(Generic[S]):
 
     def clear(self) -> list[S]:
         """Returns the streams that were in it."""
-        streams = [*self._ready, *self._blocked, *self._unopened[True], *self._unopened[False]]
+        streams = [*self.ready, *self._blocked, *self._unopened[True], *self._unopened[False]]
         for stream in streams:
             stream.send_state = SendState.IDLE
-        self._ready.clear()
+        self.ready.clear()
         self._blocked.clear()
         self._unopened = {True: {}, False: {}}
         return streams

@@ -92,7 +92,7 @@ def thaw(client: Client, count: int) -> None:
     """Grant so many bytes more."""
     driver = _driver(client)
     driver.quic.streams._receive_limit += count
-    driver.touch()
+    driver.wake()
 
 
 def _driver(client: Client) -> Driver:

@@ -277,7 +277,7 @@ class Ours(Waker):
         assert not quic._frames
         assert not quic._other_paths
         assert not quic.streams._control
-        assert not quic.streams._ended
+        assert not quic.streams.ended_streams
 
     def describe(self) -> str:
         quic = self.quic

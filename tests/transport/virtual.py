@@ -261,7 +261,7 @@ class Wire:
             sock = cast("UdpSocket", _Socket(wire, "server", CLIENT))
             driver = Driver(wire.client_side, sock, handshake, SERVER)
             handshake.connect(SERVER, wire.now)
-            driver.touch()
+            driver.wake()
             return driver, handshake.original_destination_connection_id
 
         return end
