@@ -205,9 +205,9 @@ class ConnectionActor(LoopActor):
 
     def _handle_events(self) -> None:
         """Includes events that our own commands caused."""
-        while self._closed is None and (events := self._moq.poll()):
+        while self._closed is None and self._moq.events:
             open_before = not self._moq.closed
-            for event in events:
+            for event in self._moq.poll():
                 if not (self.ingest.on_event(event) or self.egress.on_event(event)):
                     self._on_event(event)
                 if open_before and self._moq.closed:

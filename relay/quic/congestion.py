@@ -198,7 +198,8 @@ class Cubic(LossBased):
     def on_sent(self, now: float, size: int) -> None:
         if not self.in_flight:
             self._skip(now)
-        super().on_sent(now, size)
+        self.in_flight += size
+        self._sent_at = now
 
     def on_acked(self, sent_time: float, size: int, packets: int) -> None:
         self.in_flight -= size

@@ -51,7 +51,7 @@ class Figures(NamedTuple):
 BUDGET = Figures(14, 8, 60)
 """The goal. The test allows twice as much."""
 
-BOUNDS = {"frame": Figures(40, 86, 171), "group": Figures(45, 151, 293)}
+BOUNDS = {"frame": Figures(42, 67, 148), "group": Figures(46, 135, 269)}
 """While the path is longer than twice the budget: its length when this was written, plus 5 %."""
 
 
