@@ -347,7 +347,7 @@ class Connection:
             self._apply_fates(now)
         if streams.ended_streams:
             streams.discard_ended()
-        if now - self._kept_at > KEPT_INTERVAL:
+        if recovery.outstanding and now - self._kept_at > KEPT_INTERVAL:
             self._kept_at = now
             if streams.kept() > MOST_KEPT:
                 text = "too much is not acknowledged"
