@@ -12,7 +12,7 @@ from relay.transport.session import Event, StreamData, StreamReset, StreamStoppe
 from relay.wire.version import Version
 from tests.client.recording import RecordingClient
 
-PATIENCE = 5.0
+PATIENCE = 15.0
 """Seconds that anything may take."""
 
 ALL = list(Version)

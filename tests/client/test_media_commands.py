@@ -217,7 +217,7 @@ class Terminal(io.StringIO):
         return super().write(text)
 
     async def shows(self, text: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while text not in self.getvalue():
                 self._news.clear()
                 await self._news.wait()

@@ -50,7 +50,7 @@ from tests.e2e.udp_proxy import UdpProxy
 
 T = TypeVar("T")
 
-WITHIN: Final = 30.0
+WITHIN: Final = 60.0
 """Seconds that anything awaited may take."""
 
 IDLE: Final = 2.0

@@ -31,7 +31,7 @@ from tests.clock import RUNTIME
 from tests.e2e.support import config, running
 from tests.pem import chain_pem, key_pem
 
-WITHIN: Final = 30.0
+WITHIN: Final = 60.0
 """Seconds that anything awaited may take."""
 
 IMPATIENT: Final = Limits(track_idle=0.01)

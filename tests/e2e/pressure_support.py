@@ -152,7 +152,7 @@ class Watch:
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._watch())
 
-    async def until(self, check: Callable[[], object], within: float = 10.0) -> None:
+    async def until(self, check: Callable[[], object], within: float = 60.0) -> None:
         async with asyncio.timeout(within):
             while not check():
                 self._changed.clear()

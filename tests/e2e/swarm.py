@@ -84,7 +84,7 @@ class Swarm(asyncio.DatagramProtocol):
             self._serve(quic)
         self.established.clear()
 
-    async def until(self, condition: Callable[[], bool], within: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], within: float = 60.0) -> None:
         async with asyncio.timeout(within):
             while not condition():
                 self._changed.clear()

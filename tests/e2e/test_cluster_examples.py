@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "moq-clock": "relay.commands.clock",
     "moq-token": "relay.auth.tool",
 }
-WITHIN: Final = 30.0
+WITHIN: Final = 60.0
 
 
 def commands(file: Path) -> list[str]:

@@ -43,7 +43,7 @@ class Command:
             self._changed.set()
         self._changed.set()
 
-    async def line(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+    async def line(self, pattern: str, within: float = 60.0) -> re.Match[str]:
         """The first line of either output that matches."""
         async with asyncio.timeout(within):
             while True:
@@ -54,13 +54,13 @@ class Command:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def more(self, lines: int, within: float = 30.0) -> None:
+    async def more(self, lines: int, within: float = 60.0) -> None:
         async with asyncio.timeout(within):
             while len(self.out) < lines:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def exit(self, within: float = 30.0) -> int:
+    async def exit(self, within: float = 60.0) -> int:
         async with asyncio.timeout(within):
             status = await self.process.wait()
             await self._readers
@@ -151,7 +151,7 @@ async def test_systemd_is_notified_when_sighup_reloads(
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        async with relay("--listen", f"localhost:{free_udp_port()}", *OPEN) as running, asyncio.timeout(10):
+        async with relay("--listen", f"localhost:{free_udp_port()}", *OPEN) as running, asyncio.timeout(60):
             assert await asyncio.get_running_loop().sock_recv(supervisor, 99) == b"READY=1"
             running.process.send_signal(signal.SIGHUP)
             await running.line("reloaded")

@@ -38,7 +38,7 @@ LONG = replace(PATIENT, drain=60.0)
 
 SHORT = replace(PATIENT, drain=0.1)
 URLS = pytest.mark.parametrize("url_of", [webtransport, raw, ws], ids=["webtransport", "quic", "websocket"])
-WITHIN = 30.0
+WITHIN = 60.0
 
 
 async def connect(url: str, **options: Any) -> Client:

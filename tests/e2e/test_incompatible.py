@@ -15,7 +15,7 @@ from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError, connect, connect_websocket
 from relay.wire.version import Version
 
-WITHIN = 30
+WITHIN = 60.0
 
 
 class Lines(logging.Handler):

@@ -30,7 +30,7 @@ from tests.e2e.test_websocket import ws
 
 pytestmark = pytest.mark.e2e
 
-WITHIN = 30.0
+WITHIN = 60.0
 
 
 def with_limits(relay: Relay, **limits: float) -> Config:

@@ -117,7 +117,7 @@ class Host:
         return self.requests[0]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self._came.clear()
                 await self._came.wait()
@@ -151,7 +151,7 @@ def heard(count: int) -> Callable[[Owner], bool]:
 
 async def leave(session: QuicSession) -> None:
     session.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await session.wait_closed()
 
 

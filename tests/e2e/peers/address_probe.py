@@ -52,7 +52,7 @@ async def group(host: str, port: int) -> bool:
     url = f"moqt://[{host}]:{port}/" if ":" in host else f"moqt://{host}:{port}/"
     tls = ClientTls(disable_verify=True)
     size = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         publisher, viewer = await Client.connect(url, tls=tls), await Client.connect(url, tls=tls)
         outgoing = publisher.publish(host).track("video/hd").group()
         outgoing.write(bytes(SIZE))
