@@ -150,6 +150,7 @@ class WebServer:
             loop=loop,
             access_log=None,
             keepalive_timeout=self._timeout,
+            auto_decompress=False,  # no route reads a body, and a small one may unpack to gigabytes
         )
         begun = False
         try:

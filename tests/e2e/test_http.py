@@ -183,3 +183,13 @@ async def test_what_is_no_http_writes_a_few_lines(caplog: pytest.LogCaptureFixtu
             assert b"400" in await asyncio.wait_for(reader.readline(), 10)
             writer.close()
     assert len([line for line in caplog.messages if "no readable HTTP" in line]) == LOG_BURST
+
+
+async def test_a_compressed_body_is_not_unpacked(caplog: pytest.LogCaptureFixture) -> None:
+    """It might be a thousand times as large."""
+    async with running() as relay:
+        answer = await curl(
+            f"{relay.url}health", "--data", "no gzip", "-X", "GET", "-H", "content-encoding: gzip"
+        )
+        assert (answer.status, answer.body) == (200, b"ok\n")
+    assert not caplog.records
