@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from relay.client import Client, ClientTls
-from relay.model.path import checked
+from relay.model.path import checked, is_text
 from relay.terminal import printable
 from relay.wire.version import ALL_VERSIONS, AnyVersion, preferred, version_from_name
 
@@ -126,6 +126,8 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"--token-file {found.token_file}: {reason}")
         if token is None and not has_token(found.url):
             token = os.environ.get(TOKEN_VARIABLE) or None
+        if not is_text(token or ""):
+            self.error("the token is not UTF-8")
         return Target(
             url=with_token(found.url, token),
             versions=preferred(found.version or ALL_VERSIONS),
@@ -146,10 +148,17 @@ def word_of(*words: str) -> Callable[[str], str]:
     return check
 
 
+def text_of(text: str) -> str:
+    """Refuse bytes that are no UTF-8, which Python passes on as lone surrogates."""
+    if not is_text(text):
+        raise argparse.ArgumentTypeError("want UTF-8")
+    return text
+
+
 def url_of(text: str) -> str:
     """Check a URL as far as one can without dialling."""
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(text_of(text))
         usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
@@ -160,12 +169,17 @@ def url_of(text: str) -> str:
     return text
 
 
-def broadcast_of(text: str) -> str:
-    """Bring a path into its normal form."""
+def path_of(text: str) -> str:
+    """Bring a path into its normal form; it may be empty."""
     try:
-        path = checked(text)
+        return checked(text_of(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def broadcast_of(text: str) -> str:
+    """The same for a path that may not be empty."""
+    path = path_of(text)
     if not path:
         raise argparse.ArgumentTypeError("a broadcast needs a name")
     return path

@@ -17,7 +17,7 @@ from typing import Final
 from relay import terminal
 from relay.client import Client, GroupAborted, GroupReader, SubscribeError, TrackWriter
 from relay.commands import sessions
-from relay.commands.arguments import URLS, Parser, Target, broadcast_of, word_of
+from relay.commands.arguments import URLS, Parser, Target, broadcast_of, text_of, word_of
 from relay.commands.sessions import FIRST_PAUSE, LONGEST_PAUSE, execute, put_line
 from relay.terminal import printable
 
@@ -186,7 +186,9 @@ def build_parser() -> Parser:
         type=broadcast_of,
         help="name of the broadcast (clock)",
     )
-    parser.add_argument("--track", metavar="NAME", default="seconds", help="name of the track (seconds)")
+    parser.add_argument(
+        "--track", metavar="NAME", default="seconds", type=text_of, help="name of the track (seconds)"
+    )
     parser.add_connection()
     return parser
 

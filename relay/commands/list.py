@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -13,9 +12,8 @@ from typing import Final
 from relay import terminal
 from relay.client import Announced, Change, Client
 from relay.commands import sessions
-from relay.commands.arguments import URLS, Parser, Target
+from relay.commands.arguments import URLS, Parser, Target, path_of
 from relay.commands.sessions import execute, put_line
-from relay.model.path import checked
 from relay.terminal import printable
 
 SETTLED: Final = 0.5
@@ -106,20 +104,12 @@ def say(text: str) -> None:
     terminal.say(f"moq-list: {printable(text)}")
 
 
-def prefix_of(text: str) -> str:
-    """Bring a path into its normal form; it may be empty."""
-    try:
-        return checked(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def read_options(argv: Sequence[str] | None) -> Options:
     """Exits with status 2 if the command line is wrong, 0 after --help."""
     parser = Parser("moq-list", "[URL [PREFIX]] [flags]", DESCRIPTION, EPILOGUE)
     parser.add_url()
     parser.add_argument(
-        "prefix", metavar="PREFIX", nargs="?", default="", type=prefix_of, help="only what is below this path"
+        "prefix", metavar="PREFIX", nargs="?", default="", type=path_of, help="only what is below this path"
     )
     parser.add_argument("--once", action="store_true", help="end when what is live now is printed")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")

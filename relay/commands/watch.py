@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from relay import terminal
 from relay.client import Client, GroupAborted, GroupReader, SubscribeError, Subscription
 from relay.commands import sessions
-from relay.commands.arguments import URLS, Parser, Target, broadcast_of
+from relay.commands.arguments import URLS, Parser, Target, broadcast_of, text_of
 from relay.commands.progress import Progress
 from relay.commands.sessions import FIRST_PAUSE, LONGEST_PAUSE, Refused, execute
 from relay.media import catalog, library
@@ -388,7 +388,9 @@ def read_options(argv: Sequence[str] | None) -> Options:
     parser = Parser("moq-watch", "URL BROADCAST [TRACK] [flags]", DESCRIPTION, EPILOGUE)
     parser.add_url(optional=False)
     parser.add_argument("broadcast", metavar="BROADCAST", type=broadcast_of, help="path of the broadcast")
-    parser.add_argument("track", metavar="TRACK", nargs="?", help="copy this track alone, as it is")
+    parser.add_argument(
+        "track", metavar="TRACK", nargs="?", type=text_of, help="copy this track alone, as it is"
+    )
     parser.add_argument("--out", metavar="FILE", default="-", help="where to write; - is standard output (-)")
     parser.add_argument("--seconds", metavar="N", type=seconds_of, help="end after N seconds")
     parser.add_argument(

@@ -32,5 +32,5 @@ def shown(place: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """What FFmpeg says, without the name of the input, which may hold a password."""
-    return str(getattr(error, "strerror", None) or type(error).__name__)
+    """What FFmpeg or PyAV says, without the name of the input, which may hold a password."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

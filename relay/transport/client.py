@@ -94,11 +94,10 @@ def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target,
         shown = f"{scheme}://{host or ''}"
         wanted = ", ".join(f"{name}://" for name in ports)
         raise ConnectError(f"cannot connect to {shown!r}: want one of {wanted} and a host", kind="url")
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode()
-        except UnicodeError as error:
-            raise ConnectError(f"not a host name: {host!r}", kind="url") from error
+    try:
+        host = host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ConnectError(f"not a host name: {host!r}", kind="url") from error
     if port is None:
         port = ports[scheme]
     raw = scheme in RAW_SCHEMES

@@ -321,6 +321,7 @@ def test_the_token_goes_into_the_query(url: str, expected: str) -> None:
         ["watch", "--broadcast", "/"],
         ["watch", "--version", "7"],
         ["watch", "--tls-fingerprint", "abc"],
+        ["watch", "--track", "\udcff"],
     ],
 )
 def test_wrong_usage_is_said_in_a_line_that_tells_no_token(

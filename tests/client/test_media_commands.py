@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from relay.media.catalog import Rendition
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.e30.x"
 URL = f"https://relay.example.com/?jwt={TOKEN}"
 COMMANDS = {"moq-publish": publish, "moq-watch": watch, "moq-list": listing}
+
+NO_TEXT = os.fsdecode(b"\xff")
 
 # -- command lines
 
@@ -89,6 +92,11 @@ def test_where_the_token_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("moq-watch", [URL, "a", "--out", "a.mp4", "--seconds", "soon"], "seconds above 0"),
         ("moq-list", [URL, "a", "b"], "too many arguments"),
         ("moq-list", [URL, "a/" * 5000], "a path has at most"),
+        ("moq-list", [URL, NO_TEXT], "want UTF-8"),
+        ("moq-list", [f"https://h/{NO_TEXT}?jwt={TOKEN}"], "want UTF-8"),
+        ("moq-list", [URL, "--jwt", f"{TOKEN}{NO_TEXT}"], "the token is not UTF-8"),
+        ("moq-publish", ["film.mp4", "--broadcast", NO_TEXT], "want UTF-8"),
+        ("moq-watch", [URL, "a", NO_TEXT], "want UTF-8"),
     ],
 )
 def test_wrong_usage_is_one_line_that_tells_no_token(

@@ -464,6 +464,8 @@ async def test_certificates_can_be_replaced() -> None:
         "https://host:port/",
         "moqt://[::1",
         "moqt://a/\udcff",
+        "http://a..b/",
+        f"moqt://{'a' * 64}/",
     ],
 )
 async def test_bad_urls(url: str) -> None:

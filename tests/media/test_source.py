@@ -81,6 +81,11 @@ def test_what_cannot_be_opened(place: str, error: type[Exception]) -> None:
         Source(Input(place))
 
 
+def test_a_format_that_does_not_exist() -> None:
+    with pytest.raises(MediaError, match=r"^cannot open film\.mp4: no container format 'mp5'$"):
+        Source(Input("film.mp4", format="mp5"))
+
+
 def test_a_file_without_media(tmp_path: Path) -> None:
     text = tmp_path / "notes.srt"
     text.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
