@@ -242,7 +242,9 @@ class Recording:
 def open_recorder(out: str, unpackers: Iterable[Unpacker]) -> Recorder:
     """MediaError if the file cannot be made."""
     if out == "-":
-        return Recorder(sys.stdout.buffer, PIPED, unpackers)
+        # without a buffer: what it kept back would fail when Python ends
+        stdout = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115 - it stays open
+        return Recorder(stdout, PIPED, unpackers)
     return Recorder(out, FORMATS[Path(out).suffix.lower()], unpackers)
 
 
@@ -341,8 +343,8 @@ class Copy:
 
 async def run(options: Options) -> None:
     """Record until the broadcast or the time is over. Raises Refused."""
-    with Progress("moq-watch", say) as progress, contextlib.ExitStack() as files:
-        try:
+    try:
+        with Progress("moq-watch", say) as progress, contextlib.ExitStack() as files:
             if options.track is not None:
                 out = sys.stdout.buffer
                 if options.out != "-":
@@ -354,9 +356,8 @@ async def run(options: Options) -> None:
                 files.callback(recording.close)
                 follow = recording.follow
             await sessions.run(options.target.connect, follow, progress.say)
-            files.close()
-        except MediaError as error:
-            raise Refused(str(error)) from error
+    except MediaError as error:
+        raise Refused(str(error)) from error
 
 
 def open_file(name: str) -> BinaryIO:

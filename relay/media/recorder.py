@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from relay.media import mp4
@@ -120,48 +121,55 @@ class Recorder:
     """A file that frames are written to. Call `close` at the end."""
 
     def __init__(self, file: str | BinaryIO, kind: str, unpackers: Iterable[Unpacker]) -> None:
-        """`kind` is FFmpeg's name of the format. MediaError if the file cannot be made."""
-        av = load()
+        """`kind` is FFmpeg's name of the format. MediaError if it does not hold what there is."""
         self._kind = kind
+        self._file = file
+        self._files = ExitStack()
         self._name = file if isinstance(file, str) else "standard output"
         self._tracks = {unpacker.rendition.kind: Track(unpacker) for unpacker in unpackers}
         for track in self._tracks.values():
             codec = track.unpacker.rendition.codec
             if codec.partition(".")[0] not in HELD.get(kind, (codec.partition(".")[0],)):
                 raise MediaError(f"{kind} does not hold {codec}; .mkv does")
+        self._output: Any = None  # from the first frames on
         self._start: int | None = None  # of the file, in the time of the broadcast
         self._shift = 0
-        self._joins = False
+        self._joins = self._failed = False
         self.end = 0
         """microseconds of the file so far, of its picture if it has one"""
-        try:
-            self._output = av.open(file, "w", format=kind, options=OPTIONS.get(kind, {}))
-        except (av.FFmpegError, ValueError) as error:
-            raise MediaError(f"cannot write {self._name}: {reason_of(error)}") from error
 
     def join(self) -> None:
         """What follows comes from another session: it goes on where the file ends, if its time began anew."""
         self._joins = True
 
     def write(self, frames: Iterable[Frame]) -> None:
-        """Write frames, each track's in the order of decoding. MediaError if the format does not take them."""
-        av = load()
-        try:
+        """Write frames, each track's in the order of decoding. MediaError if the format does not take them.
+
+        BrokenPipeError if the reader of a pipe has left.
+        """
+        with self._failing("write"):
             for frame in frames:
                 self._write(frame)
-        except av.FFmpegError as error:
-            raise MediaError(f"cannot write {self._name}: {reason_of(error)}") from error
 
     def close(self) -> None:
-        """Complete the file."""
-        av = load()
-        try:
+        """Complete the file. Raises the errors of `write`, unless it has failed before."""
+        with self._failing("complete"), self._files:
             if self._start is None and any(track.early for track in self._tracks.values()):
                 self._begin()
-            if self._start is not None:
+            if self._output is not None:
                 self._output.close()
-        except av.FFmpegError as error:
-            raise MediaError(f"cannot complete {self._name}: {reason_of(error)}") from error
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (load().FFmpegError, OSError) as error:
+            told, self._failed = self._failed, True
+            if told:
+                return
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise MediaError(f"cannot {what} {self._name}: {reason_of(error)}") from error
 
     def _write(self, frame: Frame) -> None:
         track = self._tracks.get(frame.kind)
@@ -184,6 +192,11 @@ class Recorder:
         # pictures first: sound from before the first one is of no use
         leading = self._tracks.get("video", tracks[0])
         self._start = leading.early[0].time
+        # FFmpeg itself would not tell of a full disk, should it write an MP4
+        file = self._file
+        if isinstance(file, str):
+            file = self._files.enter_context(Path(file).open("wb", buffering=0))  # noqa: SIM115
+        self._output = load().open(file, "w", format=self._kind, options=OPTIONS.get(self._kind, {}))
         with ExitStack() as inputs:
             try:
                 for track in tracks:

@@ -243,6 +243,25 @@ async def test_the_test_picture_goes_into_a_pipe(tmp_path: Path) -> None:
         assert sum(frame.samples for frame in container.decode(audio=0)) > 24_000
 
 
+@pytest.mark.parametrize(
+    ("out", "status", "said"),
+    [("| head -c 100 > /dev/null", 0, ""), ("> /dev/full", 1, "cannot write standard output: No space left")],
+)
+async def test_output_that_cannot_be_written(tmp_path: Path, out: str, status: int, said: str) -> None:
+    film = write_media(tmp_path / "film.mp4", audio=None, seconds=2, rate=RATE)
+    async with running() as relay, playing(film, relay, "--loop"):
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", f'set -o pipefail; "$@" {out}', "bash"),
+            *(sys.executable, "-m", "relay.commands.watch", relay.url, "film"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, lines = await process.communicate()
+    assert process.returncode == status
+    _, *others = lines.decode().splitlines()  # what the track is
+    assert len(others) == (1 if said else 0)
+    assert said in "".join(others)
+
+
 async def test_a_recording_that_is_stopped_can_be_played(tmp_path: Path) -> None:
     film = write_media(tmp_path / "film.mp4", seconds=2, rate=RATE)
     out = tmp_path / "out.mp4"

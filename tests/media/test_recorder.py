@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,5 +97,26 @@ def test_sound_alone_goes_on_after_a_new_session(tmp_path: Path) -> None:
 def test_what_a_format_does_not_hold() -> None:
     with pytest.raises(MediaError, match=r"webm does not hold mp4a\.40\.2; \.mkv does"):
         Recorder("out.webm", "webm", [Unpacker(replace(SOUND, codec="mp4a.40.2"))])
-    with pytest.raises(MediaError, match="cannot write nowhere"):
-        Recorder("nowhere/out.xyz", "no-format", [])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts"])
+def test_a_disk_that_is_full(kind: str) -> None:
+    recorder = Recorder("/dev/full", kind, [Unpacker(SOUND)])
+    with pytest.raises(MediaError, match="/dev/full: No space left"):
+        recorder.write(sounds(0, 20_000))
+    recorder.close()
+
+
+def test_a_file_that_cannot_be_made() -> None:
+    with pytest.raises(MediaError, match=r"^cannot write nowhere/out\.mkv: No such file"):
+        Recorder("nowhere/out.mkv", "matroska", [Unpacker(SOUND)]).write(sounds(0, 1))
+
+
+def test_a_pipe_that_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb", buffering=0) as pipe:
+        recorder = Recorder(pipe, "matroska", [Unpacker(SOUND)])
+        with pytest.raises(BrokenPipeError):
+            recorder.write(sounds(0, 20_000))
+        recorder.close()
