@@ -140,6 +140,7 @@ ROOMS = {
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
     "relay/compiled.py": Room(()),
+    "relay/start.py": Room(()),
     "relay/cli.py": Room(
         ("app", "compiled", "config", "log_setup", "logger", "process", "terminal", "version")
     ),

@@ -128,6 +128,7 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     def stop(number: signal.Signals) -> None:
         task.cancel()
         loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)

@@ -270,3 +270,54 @@ async def test_the_clock_without_a_relay_says_so_and_keeps_trying() -> None:
         ):
             await running.line("try it")
             await watch.line(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", 20)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from relay import start
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+getattr(start, sys.argv[2])()
+"""
+
+STUBBORN = """
+import asyncio
+from relay.commands.sessions import execute
+async def work(_):
+    print("begun", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("told", flush=True)
+execute(lambda: None, work, print)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("relay.config", "relay"),
+        ("relay.client", "clock"),
+        ("relay.client", "listing"),
+        ("relay.media", "publish"),
+        ("relay.media", "watch"),
+        ("relay.auth.key", "token"),
+    ],
+)
+async def test_ctrl_c_while_a_command_imports(module: str, name: str) -> None:
+    async with program(INTERRUPTED, module, name) as interrupted:
+        assert await interrupted.exit() == -signal.SIGINT
+        assert interrupted.err == []
+
+
+async def test_a_second_ctrl_c_ends_a_command_at_once() -> None:
+    async with program(STUBBORN) as stubborn:
+        for line in ("begun", "told"):
+            await stubborn.line(line)
+            stubborn.process.send_signal(signal.SIGINT)
+        assert await stubborn.exit() == -signal.SIGINT
+        assert stubborn.err == []
