@@ -189,14 +189,22 @@ async def test_when_certificates_end() -> None:
         assert page.complaints == []
 
 
-async def test_a_token_goes_with_every_request() -> None:
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [
+        (r'"demo/a b"', "demo/a%20b"),
+        ('"caf\u00e9"', "caf%C3%A9"),  # as it is, not escaped
+        (r'"\ud800"', "%EF%BF%BD"),
+    ],
+)
+async def test_a_token_goes_with_every_request(root: str, path: str) -> None:
     """The page shows the path of the token."""
-    claims = base64.urlsafe_b64encode(json.dumps({"root": "demo/a b"}).encode()).decode().rstrip("=")
+    claims = base64.urlsafe_b64encode(f'{{"root": {root}}}'.encode()).decode().rstrip("=")
     made = f"e30.{claims}.c2ln"
     async with serving(made_up()) as url, tab(f"{url}?jwt={made}") as page:
         await page.until("document.querySelector('#status').dataset.status === 'live'")
         asked = [address for address in page.requests if "/state" in address]
-        assert set(asked) == {f"{url}state/demo/a%20b?jwt={made}"}
+        assert set(asked) == {f"{url}state/{path}?jwt={made}"}
         await page.evaluate("location.hash = '#broadcast=demo%2Fcam&track=v%231'")
         await page.until("document.querySelector('[data-watch=state]').dataset.state === 'lost'")
         assert f"{url}fetch/demo/cam?track=v%231&frames=1&follow=1&jwt={made}" in page.requests

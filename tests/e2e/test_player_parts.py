@@ -316,6 +316,10 @@ WRONG_TYPES: Final[dict[str, Any]] = {
 }
 
 
+NO_TEXT: Final = {"name": "a", "mimeType": {"toString": 1}, "channelConfig": {"toString": 1}}
+"""JavaScript cannot make a text of such an object."""
+
+
 @pytest.mark.parametrize(
     ("name", "payload", "told"),
     [
@@ -331,8 +335,10 @@ WRONG_TYPES: Final[dict[str, Any]] = {
             "The catalog lists no video",
         ),
         ("catalog", as_json({"tracks": {"a": 1}, "initDataList": 5}), "The catalog lists no video"),
+        ("catalog", as_json({"tracks": [NO_TEXT | {"codec": "x"}]}), "The catalog lists no video"),
+        ("catalog", as_json({"tracks": [NO_TEXT | {"codec": "opus"}]}), "There is no picture."),
     ],
-    ids=["bytes", "list", "deep", "large", "types", "many", "msf", "msf types"],
+    ids=["bytes", "list", "deep", "large", "types", "many", "msf", "msf types", "mime type", "channels"],
 )
 async def test_hostile_catalogs(name: str, payload: bytes, told: str) -> None:
     async with (

@@ -1,5 +1,6 @@
 // The debug API of the relay. Adds the token to every request; must never show it, store it or put it into the address.
 
+import { fromBase64 } from "./containers.js";
 import { Unpacker } from "./msgpack.js";
 
 const TIMEOUT = 5000; // milliseconds
@@ -31,7 +32,7 @@ function prefix() {
 /** What the token claims, null without one or if it is unreadable. The relay verifies the token, not the page. */
 export function claims() {
   try {
-    const found = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    const found = JSON.parse(new TextDecoder().decode(fromBase64(token.split(".")[1])));
     return typeof found === "object" ? found : null;
   } catch {
     return null;
@@ -70,7 +71,8 @@ export function route(path, query = {}, credential = token) {
   return url;
 }
 
-const encoded = (path) => path.split("/").map(encodeURIComponent).join("/");
+/** Half a character pair, which a token or a catalog may hold, has no code. */
+const encoded = (path) => path.toWellFormed().split("/").map(encodeURIComponent).join("/");
 
 /** A route for everything below the page's path. */
 function below(name, credential = token) {

@@ -216,7 +216,7 @@ function fromMsf(value, found) {
     if (name === null) found.ignored += 1;
     else if (kind === null) add(found, found.others, MOST_OTHERS, () => ({ name, kind: text(track.role, 40) ?? text(track.packaging, 40) ?? "data" }));
     else {
-      const channels = Number.parseInt(track.channelConfig, 10);
+      const channels = Number.parseInt(text(track.channelConfig) ?? whole(track.channelConfig, 32), 10);
       const config = {
         ...track,
         container: track.packaging ?? "loc",
@@ -234,7 +234,7 @@ function fromMsf(value, found) {
 }
 
 function msfKind(track, codec) {
-  const role = track.role ?? /^(video|audio)\//.exec(track.mimeType ?? "")?.[1];
+  const role = track.role ?? /^(video|audio)\//.exec(text(track.mimeType) ?? "")?.[1];
   if (role === "video" || role === "signlanguage") return "video";
   if (role === "audio" || role === "audiodescription") return "audio";
   if (role !== undefined || codec === null) return null;
