@@ -258,6 +258,14 @@ async def test_a_rendition_that_cannot_be_shown_says_why(config: dict[str, objec
         assert page.complaints == []
 
 
+async def test_an_address_that_is_too_long_for_a_qr_code() -> None:
+    async with running() as relay, tab(f"http://relay.test:{relay.port}/#broadcast={'%C3%A9' * 500}") as page:
+        await page.evaluate("document.querySelector('#share').open = true")
+        await page.until("document.querySelector('#share code').textContent.endsWith('%C3%A9')")
+        assert await page.evaluate("document.querySelectorAll('#share svg').length") == 0
+        assert page.complaints == []
+
+
 async def test_an_address_that_is_no_secure_context() -> None:
     async with (
         running() as relay,

@@ -92,7 +92,7 @@ export class Share {
       lines.push(copied(url), quiet("Only this machine can open that address. Open the dashboard by a name or an address of the relay that a phone reaches, and the QR code appears here."));
     } else if (!reachable) lines.push(quiet("This page was opened as localhost, which other devices cannot open; these are the relay\u2019s other addresses."));
     if (addresses[0]?.startsWith("http:")) lines.push(quiet("Browsers decode video only from https:// addresses, and from localhost."));
-    const image = addresses.length ? [await qr(addresses[0])] : [];
+    const image = addresses.length ? [await qr(addresses[0]).catch(() => "")] : []; // none of a text that is too long
     if (this.shown === key) this.parent.replaceChildren(...image, make("div", {}, ...lines));
   }
 }
