@@ -418,17 +418,21 @@ class IetfPlay(Play):
                 lanes = [
                     Subgroup(n, source.pick((None, 3)), starts=True, ends_group=source.flag()) for n in (0, 1)
                 ]
+                lanes[0].ends_group &= not lanes[1].ends_group
                 self.encoders[key] = encoder_of(self.moq.encoding), [], lanes if source.flag() else []
             encoder, parts, lanes = self.encoders[key]
             payload, number = bytes(source.byte() * 4), len(parts)
-            if lanes:
-                parts.append(Object(number, len(payload), number, source.pick(lanes), ((0x10, number),)))
+            lane = source.pick(lanes) if lanes else None
+            code = source.pick((None, None, None, 0, 3))
+            fin = code is None and source.flag()
+            if lane is not None:
+                if fin:  # the last object is in the subgroup that says so
+                    lane = next((each for each in lanes if each.ends_group), lane)
+                parts.append(Object(number, len(payload), number, lane, ((0x10, number),)))
             else:
                 parts.append(FrameHeader(number, len(payload)))
             if payload:
                 parts.append(payload)
-            code = source.pick((None, None, None, 0, 3))
-            fin = code is None and source.flag()
             chunks = () if code is not None else tuple(encoder.take(parts))
             fragments.append(moq.GroupFragment(sequence, first, 0, chunks, fin, code))
             sent[sequence] = not fin and code is None

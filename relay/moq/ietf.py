@@ -20,7 +20,7 @@ from relay.moq.ietf_setup import SetupExchange, token_of
 from relay.moq.machine import AliveCheck
 from relay.moq.session import Features, TokenOffered
 from relay.moq.setup import Options
-from relay.transport.session import Session, Stream, StreamData
+from relay.transport.session import Session, SessionClosed, Stream, StreamData
 from relay.wire.errors import StreamCode, WireError
 from relay.wire.ietf.data import FetchHeader, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
@@ -106,6 +106,10 @@ class IetfSession(IetfCore):
         super().unlink()
         self.exchanges.unlink()
         del self.setup, self.requests, self.serving, self.exchanges
+
+    def _end(self, event: SessionClosed) -> None:
+        self.requests.end_late()
+        super()._end(event)
 
     @property
     def name(self) -> str | None:

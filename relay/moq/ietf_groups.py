@@ -2,6 +2,9 @@
 
 Objects go on as they arrive. Where several streams of a group are open, ids decide the order as far as that
 delays an object only until the missing ones come or cannot come any more.
+
+The end of a stream ends its subgroup alone, and streams overtake each other. A group is over if all its objects
+up to the last are here, and that one is known; else `Receiver.is_over` decides.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Protocol
 from relay.model.group import FRAME_OVERHEAD, Object, Part, Subgroup
 from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_core import IetfCore
+from relay.moq.session import NEVER
 from relay.transport.session import Stream
 from relay.wire.errors import BadTimestamp, StreamCode, WireError
 from relay.wire.frame import MAX_TIMESTAMP
@@ -47,8 +51,11 @@ class Receiver(Protocol):
     def ends(self, final: int) -> None:
         """The track ends before that group."""
 
-    def has_newer(self, sequence: int) -> bool:
-        """A later group has begun, or none can: streams that have ended were all of this one."""
+    def is_over(self, group: Assembly) -> bool:
+        """Those streams that came have ended. False to wait for others: `end_if_complete` is called again."""
+
+    def has_layers(self) -> None:
+        """A group has several streams."""
 
 
 def start_of(
@@ -69,8 +76,8 @@ class Assembly:
     """One group."""
 
     __slots__ = (
-        *("_begun", "_broken", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
-        *("code", "complete", "joining", "sequence", "subgroups"),
+        *("_begun", "_count", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
+        *("broken", "final", "joining", "late_until", "opened", "sequence", "subgroups"),
     )
 
     def __init__(self, receiver: Receiver, sequence: int, *, joining: bool = False) -> None:
@@ -78,20 +85,26 @@ class Assembly:
         self.sequence = sequence
         self.joining = joining
         self.subgroups: dict[int, Subgroup] = {}
-        self.complete = False  # its last object is known
+        self.final: int | None = None  # once known: no object has that id, or a higher one
+        self.late_until = NEVER  # for other streams, once those so far have ended
+        self.opened = False  # a stream began
         self.closed = False
         self._receiver = receiver
         self._streams: dict[SubgroupStream, None] = {}  # open, or not delivered
         self._writing: SubgroupStream | None = None  # in the middle of an object
         self._last = -1  # id of an object
+        self._count = 0  # objects
         self._begun = False
         self._void = False  # it holds the end of the track alone
-        self._broken: int | None = None  # code of a stream's reset
+        self.broken: int | None = None  # code of a stream's reset
 
     # --- streams
 
     def begin(self, stream: SubgroupStream) -> None:
         self._streams[stream] = None
+        if self.opened:
+            self._receiver.has_layers()
+        self.opened = True
 
     def add(self, stream: SubgroupStream, parts: list[Part]) -> None:
         """The next parts; `stream.inside` and `stream.ended` are set."""
@@ -133,20 +146,23 @@ class Assembly:
         return best if self._receiver.held > HELD_BYTES else None
 
     def _emit(self, parts: list[Part]) -> None:
-        for part in reversed(parts):
+        last = -1
+        for part in parts:
             if isinstance(part, Object):
-                self._last = max(part.id, self._last)
-                break
+                self._count += 1
+                last = part.id
+        self._last = max(last, self._last)
         self._begun = True
         self._receiver.add(self.sequence, 0, parts, fin=False)
 
     def end_if_complete(self) -> None:
         """All streams have ended, and no other will come."""
-        if self.closed or self.joining or self._streams or not (self._begun or self.complete):
+        final = self.final
+        if self.closed or self.joining or self._streams or not (self._begun or final is not None):
             return
-        if self._broken is not None:
-            self.abort(self._broken)
-        elif self.complete or self._receiver.has_newer(self.sequence):
+        if self.broken is not None:
+            self.abort(self.broken)
+        elif (final is not None and self._count >= final) or self._receiver.is_over(self):
             self.closed = True
             if not self._void:
                 self._receiver.add(self.sequence, 0, [], fin=True)
@@ -167,7 +183,7 @@ class Assembly:
         """A stream was reset: with it the group, unless other subgroups go on."""
         self._streams.pop(stream, None)
         stream.drop()
-        self._broken = code
+        self.broken = code
         if self._writing is stream or not self._streams:
             self.abort(code)
         else:
@@ -175,7 +191,7 @@ class Assembly:
 
     def ends_with(self, status: ObjectStatus, number: int) -> None:
         """An object without payload, with that id, marks the end of the group or of the track."""
-        self.complete = True
+        self.final = number
         if status is ObjectStatus.END_OF_TRACK:
             self._void = not number  # with the group before
             self._receiver.ends(self.sequence + bool(number))
@@ -223,7 +239,7 @@ class SubgroupStream(Handler):
     """A subgroup stream of the peer. Until its track is known, its items wait in `early`."""
 
     __slots__ = (
-        *("_assembly", "_core", "_decoder", "_parts", "_receiver", "_subgroup"),
+        *("_assembly", "_core", "_decoder", "_last", "_parts", "_receiver", "_subgroup"),
         *("early", "ended", "header", "inside", "size", "stream"),
     )
 
@@ -239,6 +255,7 @@ class SubgroupStream(Handler):
         self._assembly: Assembly | None = None
         self._receiver: Receiver | None = None
         self._subgroup: Subgroup | None = None
+        self._last = -1  # id of an object
         self._parts: deque[Part] = deque()
 
     def pending(self) -> int:
@@ -320,14 +337,15 @@ class SubgroupStream(Handler):
             elif isinstance(item, ObjectHeader):
                 if item.status is ObjectStatus.NORMAL:
                     subgroup = self._subgroup or self._named(item.id, assembly)
+                    self._last = item.id
                     timed, now = receiver.timed, self._core.now
                     parts.append(
                         start_of(item.id, item.size, item.properties, subgroup, timed=timed, arrival=now)
                     )
                 elif item.status is not ObjectStatus.DOES_NOT_EXIST:
                     assembly.ends_with(item.status, item.id)
-        if self.ended and self.header.end_of_group:
-            assembly.complete = True
+        if self.ended and self.header.end_of_group and assembly.final is None:
+            assembly.final = self._last + 1
         assembly.add(self, parts)
 
     def _named(self, first: int, assembly: Assembly) -> Subgroup:

@@ -87,6 +87,14 @@ PUBLISH_GRACE: Final = 0.05
 
 RETIRED: Final = 1_024  # aliases of ended subscriptions
 
+LATE: Final = 1.0
+"""Seconds at least that owners wait for late groups when a track has ended.
+
+Groups wait half as long for further streams: they end before that.
+"""
+
+MOST_LATE: Final = 64  # groups of a subscription that wait for further streams
+
 
 class DuplicateAlias(SessionFault):
     """A track alias that is in use."""
@@ -148,6 +156,9 @@ class Subscription(RequestHandler):
         self._largest: Location | None = None
         self._newest = -1
         self._done = False  # no group follows
+        self._layers: bool | None = None
+        """Groups have several streams; `None`: not known yet. If one is all, no group waits for others."""
+        self._over: deque[int] = deque(maxlen=MOST_LATE)  # groups
         self._final: int | None = None
         self._kept = 0  # bytes that wait for a claim
         self._joins = isinstance(filter_of(params, core.profile), NextObject)
@@ -212,6 +223,7 @@ class Subscription(RequestHandler):
     def _reject(self, code: int, received: int) -> None:
         if self.gone:
             return
+        self.end_late()
         self.flush()
         self._owner.forget(self)
         self._done = True
@@ -281,6 +293,10 @@ class Subscription(RequestHandler):
         """A stream of the peer begins."""
         sequence = stream.header.group
         group = self.groups.get(sequence)
+        if group is None and sequence <= self._newest and sequence in self._over:
+            self.has_layers()
+            self._core.refuse(stream.stream, StreamCode.OLD)
+            return
         largest = self._largest
         partial = self._joins and not stream.header.first_object
         if group is None and partial and largest is not None and sequence <= largest.group:
@@ -297,8 +313,36 @@ class Subscription(RequestHandler):
                     older.end_if_complete()
         return group
 
-    def has_newer(self, sequence: int) -> bool:
-        return self._done or sequence < self._newest
+    def has_layers(self) -> None:
+        self._layers = True
+
+    def is_over(self, group: Assembly) -> bool:
+        if not (self._done or group.final is not None or group.sequence < self._newest):
+            return False
+        if self._layers is False:
+            return True
+        now = self._core.now
+        if group.late_until == NEVER:
+            group.late_until = self._owner.late[group] = now + self._core.patience(LATE) / 2
+            late = [group for group in self.groups.values() if group.late_until != NEVER]
+            if len(late) > MOST_LATE:
+                self._end_late(late[0])
+        if group.late_until > now:
+            return False
+        if self._layers is None:
+            self._layers = False
+            self.end_late()
+        return True
+
+    def end_late(self) -> None:
+        """Wait for no further streams of groups."""
+        for group in list(self.groups.values()):
+            if group.late_until != NEVER:
+                self._end_late(group)
+
+    def _end_late(self, group: Assembly) -> None:
+        group.late_until = self._core.now
+        group.end_if_complete()
 
     def ends(self, final: int) -> None:
         self._final = final
@@ -306,6 +350,9 @@ class Subscription(RequestHandler):
     def group_over(self, group: Assembly) -> None:
         if self.groups.get(group.sequence) is group:
             del self.groups[group.sequence]
+            self._owner.late.pop(group, None)
+            if group.broken is None:
+                self._over.append(group.sequence)
             self._end_join(group)
             self._owner.settle(self)
 
@@ -448,6 +495,7 @@ class OfferedTrack(Subscription):
         for group in self.groups.values():
             group.stop(StreamCode.CANCELLED)
         self.groups.clear()
+        self._over.clear()
         self._fresh.clear()
         self.request = 0
         if self._join is not None:
@@ -625,6 +673,7 @@ class Requests:
         self._retired: deque[int] = deque(maxlen=RETIRED)
         self._asked_to_leave = False
         self._early: dict[SubgroupStream, float] = {}  # until when they wait for their track
+        self.late: dict[Assembly, float] = {}  # until when they wait for further streams
 
     def unlink(self) -> None:
         for subscription in (*self._subscriptions.values(), *self._unclaimed.values()):
@@ -639,6 +688,12 @@ class Requests:
         for stream in self._early:
             stream.stream.context = IGNORE
         self._early.clear()
+        self.late.clear()
+
+    def end_late(self) -> None:
+        """No further streams come."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.end_late()
 
     def flush(self) -> None:
         """One event per subscription."""
@@ -791,7 +846,8 @@ class Requests:
     def deadline(self) -> float:
         waiting = [subscription.unclaimed_until for subscription in self._unclaimed.values()]
         offered = [track.unanswered_until for track in self._offered.values()]
-        return min((*waiting, *offered, *self._early.values(), self.namespaces.deadline))
+        early, late = self._early.values(), self.late.values()
+        return min((*waiting, *offered, *early, *late, self.namespaces.deadline))
 
     def on_time(self, now: float) -> None:
         self.namespaces.on_time(now)
@@ -802,6 +858,10 @@ class Requests:
         for stream in [stream for stream, until in self._early.items() if until <= now]:
             del self._early[stream]
             self._stray(stream)
+        for group in [group for group, until in self.late.items() if until <= now]:
+            self.late.pop(group, None)  # another one may have ended it
+            group.end_if_complete()
+        self.flush()
 
     # --- for subscriptions
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from relay.model.group import FrameQueue, Object
 from relay.model.limits import Limits
+from relay.model.track import SubscribeParams
 from relay.moq.ietf_core import PROFILES
-from relay.moq.session import Event
+from relay.moq.session import Event, GroupData
 from relay.transport.session import StreamData, StreamReset
 from relay.wire.ietf.control import MessageDecoder, encode
 from relay.wire.ietf.data import ObjectHeader, SubgroupHeader
-from relay.wire.ietf.messages import Message, Setup
+from relay.wire.ietf.messages import Message, Setup, SubscribeOk
 from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
 from relay.wire.ietf.streams import object_header, subgroup_header
-from relay.wire.ietf.values import Properties
+from relay.wire.ietf.values import Location, Properties
 from relay.wire.version import Draft
 from tests.moq.support import End, FakeSession, FakeStream
+
+TIMED: Properties = ((0x08, 1000), (0x4321, b"kept"))
 
 
 class IetfPeer:
@@ -110,6 +114,48 @@ class IetfPeer:
     ) -> bytes:
         header = ObjectHeader(number, len(payload), properties, **status)
         return object_header(header, before, self.profile, has_properties=has_properties) + payload
+
+
+class Publisher(IetfPeer):
+    """It has accepted a subscription of the machine, with alias 9."""
+
+    def __init__(self, draft: Draft, largest: Location | None = None, **options: Any) -> None:
+        super().__init__(draft, **options)
+        self.request = self.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+        self.stream = self.asked()
+        properties = TIMED if self.profile.track_properties else ()
+        ok = SubscribeOk(9, parameters(largest=largest, **self.fixed()), properties, request_id=1)
+        self.say(self.stream, ok)
+
+    def fixed(self) -> dict[str, Any]:
+        return {"expires": 0} if self.profile.fixed_fields else {}
+
+    def begin(self, group: int, subgroup: int | None = 0, **flags: Any) -> Any:
+        header = SubgroupHeader(9, group, subgroup, 128, has_properties=True, **flags)
+        return self.subgroup(header)
+
+    def objects(self) -> dict[int, list[tuple[int, int, bytes]]]:
+        """Whole objects that came, by group: subgroup, id, payload."""
+        queues: dict[int, FrameQueue] = {}
+        for event in self.end.of(GroupData):
+            for part in event.parts:
+                queues.setdefault(part.sequence, FrameQueue()).extend(part.parts)
+        found: dict[int, list[tuple[int, int, bytes]]] = {}
+        for sequence, queue in queues.items():
+            found[sequence] = []
+            while queue:
+                start, payload = queue.popleft()
+                assert isinstance(start, Object)
+                found[sequence].append((start.subgroup.number, start.id, payload))
+        return found
+
+    def ends(self) -> dict[int, int | None]:
+        return {
+            part.sequence: part.code
+            for event in self.end.of(GroupData)
+            for part in event.parts
+            if part.fin or part.code is not None
+        }
 
 
 def parameters(**values: Any) -> Parameters:

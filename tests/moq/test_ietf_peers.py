@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from relay.model.group import FrameQueue, Object
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import EncodedGroup, Encoding, encoder_of
 from relay.moq.feed import shared_fragments
 from relay.moq.ietf_announce import MOST_UPDATES
-from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
-from relay.moq.ietf_requests import PUBLISH_GRACE
+from relay.moq.ietf_requests import LATE, PUBLISH_GRACE
 from relay.moq.session import (
     Announced,
     AnnounceRequested,
@@ -30,7 +28,6 @@ from relay.moq.session import (
     Offer,
     RequestCancelled,
     RequestRejected,
-    StrayGroup,
     SubscribeRequested,
     SubscriptionEnded,
     SubscriptionStarted,
@@ -43,7 +40,7 @@ from relay.transport.session import DatagramReceived, StreamStopped
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.ietf.codes import RequestKind
-from relay.wire.ietf.data import FetchHeader, ObjectDatagram, ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.data import FetchHeader, ObjectDatagram, ObjectHeader, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
     Fetch,
@@ -80,184 +77,13 @@ from relay.wire.ietf.values import (
     Unfiltered,
 )
 from relay.wire.version import Draft
-from tests.moq.ietf_peer import IetfPeer, parameters
+from tests.moq.ietf_peer import TIMED, IetfPeer, Publisher, parameters
 from tests.moq.support import FakeStream
 
 drafts = pytest.mark.parametrize("draft", Draft, ids=lambda draft: draft.name_on_wire)
 NEW = [Draft.DRAFT_18, Draft.DRAFT_20, Draft.DRAFT_22]
 
 NAME = (b"demo", b"cam"), b"video"
-TIMED: Properties = ((0x08, 1000), (0x4321, b"kept"))
-
-
-class Publisher(IetfPeer):
-    """It has accepted a subscription of the machine, with alias 9."""
-
-    def __init__(self, draft: Draft, largest: Location | None = None, **options: Any) -> None:
-        super().__init__(draft, **options)
-        self.request = self.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
-        self.stream = self.asked()
-        properties = TIMED if self.profile.track_properties else ()
-        ok = SubscribeOk(9, parameters(largest=largest, **self.fixed()), properties, request_id=1)
-        self.say(self.stream, ok)
-
-    def fixed(self) -> dict[str, Any]:
-        return {"expires": 0} if self.profile.fixed_fields else {}
-
-    def begin(self, group: int, subgroup: int | None = 0, **flags: Any) -> Any:
-        header = SubgroupHeader(9, group, subgroup, 128, has_properties=True, **flags)
-        return self.subgroup(header)
-
-    def objects(self) -> dict[int, list[tuple[int, int, bytes]]]:
-        """Whole objects that came, by group: subgroup, id, payload."""
-        queues: dict[int, FrameQueue] = {}
-        for event in self.end.of(GroupData):
-            for part in event.parts:
-                queues.setdefault(part.sequence, FrameQueue()).extend(part.parts)
-        found: dict[int, list[tuple[int, int, bytes]]] = {}
-        for sequence, queue in queues.items():
-            found[sequence] = []
-            while queue:
-                start, payload = queue.popleft()
-                assert isinstance(start, Object)
-                found[sequence].append((start.subgroup.number, start.id, payload))
-        return found
-
-    def ends(self) -> dict[int, int | None]:
-        return {
-            part.sequence: part.code
-            for event in self.end.of(GroupData)
-            for part in event.parts
-            if part.fin or part.code is not None
-        }
-
-
-# --- groups
-
-
-@drafts
-def test_ids_may_have_gaps(draft: Draft) -> None:
-    peer = Publisher(draft)
-    stream = peer.begin(4, end_of_group=True, first_object=True)
-    peer.write(stream, peer.object(0, b"a") + peer.object(5, b"b", 0) + peer.object(6, b"", 5), fin=True)
-    assert peer.objects() == {4: [(0, 0, b"a"), (0, 5, b"b"), (0, 6, b"")]}
-    assert peer.ends() == {4: None}
-
-
-@drafts
-def test_subgroups_are_merged_by_id(draft: Draft) -> None:
-    peer = Publisher(draft)
-    base, detail = peer.begin(4, first_object=True), peer.begin(4, 1, first_object=True)
-    peer.write(base, peer.object(0, b"a") + peer.object(2, b"c", 0))
-    assert peer.objects() == {4: [(0, 0, b"a")]}  # the other one may bring number 1
-    peer.write(detail, peer.object(1, b"b") + peer.object(3, b"d", 1)[:-1])
-    assert peer.objects() == {4: [(0, 0, b"a"), (1, 1, b"b"), (0, 2, b"c")]}
-    peer.write(base, peer.object(4, b"e", 2), fin=True)
-    peer.write(detail, b"d", fin=True)
-    assert peer.objects()[4][3:] == [(1, 3, b"d"), (0, 4, b"e")]
-    assert peer.ends() == {}
-    peer.write(peer.begin(5), peer.object(0, b"next"))
-    assert peer.ends() == {4: None}  # a newer group: nothing else comes
-
-
-@drafts
-def test_a_missing_id_is_not_awaited_without_another_stream(draft: Draft) -> None:
-    peer = Publisher(draft)
-    base, detail = peer.begin(4), peer.begin(4, 1)
-    peer.write(base, peer.object(0, b"a") + peer.object(3, b"d", 0))
-    peer.write(detail, peer.object(1, b"b"), fin=True)
-    assert peer.objects() == {4: [(0, 0, b"a"), (1, 1, b"b"), (0, 3, b"d")]}
-
-
-@drafts
-@pytest.mark.parametrize("status", [ObjectStatus.END_OF_GROUP, ObjectStatus.END_OF_TRACK])
-def test_an_object_ends_the_group(draft: Draft, status: ObjectStatus) -> None:
-    peer = Publisher(draft)
-    stream = peer.begin(4)
-    peer.write(stream, peer.object(0, b"a") + peer.object(1, b"", 0, status=status), fin=True)
-    assert (peer.objects(), peer.ends()) == ({4: [(0, 0, b"a")]}, {4: None})
-    done = PublishDone(2, 1, request_id=1)
-    peer.say(peer.stream, done, fin=peer.profile.request_streams)
-    final = 5 if status is ObjectStatus.END_OF_TRACK else None
-    assert [event.final for event in peer.end.of(SubscriptionEnded)] == [final]
-
-
-@drafts
-def test_the_end_of_the_track_is_no_group(draft: Draft) -> None:
-    peer = Publisher(draft)
-    peer.write(peer.begin(3), peer.object(0, b"a"), fin=True)
-    peer.write(peer.begin(4), peer.object(0, b"", status=ObjectStatus.END_OF_TRACK), fin=True)
-    assert set(peer.objects()) == {3}
-    assert peer.ends() == {3: None}
-
-
-@drafts
-def test_a_reset_subgroup_breaks_the_group_off(draft: Draft) -> None:
-    peer = Publisher(draft)
-    stream = peer.begin(4)
-    peer.write(stream, peer.object(0, b"abc")[:-1])
-    peer.reset(stream, 2)
-    assert peer.ends() == {4: StreamCode.DELIVERY_TIMEOUT}
-    base, detail = peer.begin(5), peer.begin(5, 1)
-    peer.write(base, peer.object(0, b"a"))
-    peer.reset(detail)
-    peer.write(base, peer.object(1, b"b", 0), fin=True)
-    assert peer.objects()[5] == [(0, 0, b"a"), (0, 1, b"b")]
-    assert peer.ends()[5] == StreamCode.CANCELLED  # it lacks a layer
-
-
-@drafts
-def test_groups_before_the_answer_wait(draft: Draft) -> None:
-    peer = IetfPeer(draft)
-    peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
-    stream = peer.subgroup(SubgroupHeader(9, 1, end_of_group=True, has_properties=True))
-    peer.write(stream, peer.object(0, b"early"), fin=True)
-    assert peer.end.of(GroupData) == []
-    fixed = {"expires": 0} if peer.profile.fixed_fields else {}
-    peer.say(peer.asked(), SubscribeOk(9, parameters(**fixed), request_id=1))
-    assert [part.fin for event in peer.end.of(GroupData) for part in event.parts] == [True]
-    assert peer.end.of(StrayGroup) == []
-
-
-@drafts
-def test_groups_of_nobody_are_stopped(draft: Draft) -> None:
-    peer = IetfPeer(draft)
-    stray = peer.subgroup(SubgroupHeader(9, 1))
-    assert stray.stops == [1]
-    peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
-    waiting = peer.subgroup(SubgroupHeader(9, 1))
-    assert waiting.stops == []
-    peer.end.on_time(3.0)
-    assert waiting.stops == [1]
-    assert len(peer.end.of(StrayGroup)) == 2
-
-
-@drafts
-def test_little_waits_for_lower_ids(draft: Draft) -> None:
-    """Then the missing ones are given up."""
-    peer = Publisher(draft)
-    peer.write(peer.begin(4), peer.object(0, b"a"))
-    detail = peer.begin(4, 1)
-    large = b"x" * (HELD_BYTES // 2)
-    peer.write(detail, peer.object(5, large))
-    assert len(peer.objects()[4]) == 1
-    peer.write(detail, peer.object(6, large, 5))
-    assert [number for _, number, _ in peer.objects()[4]] == [0, 5, 6]
-
-
-@pytest.mark.parametrize("draft", [Draft.DRAFT_14, Draft.DRAFT_16, Draft.DRAFT_18])
-def test_little_waits_for_a_joining_fetch(draft: Draft) -> None:
-    peer = Publisher(draft, largest=Location(4, 0))
-    stream = peer.begin(4)
-    payload = b"x" * (JOINING_BYTES // 4)
-    for number in range(1, 5):
-        assert stream.stops == []
-        peer.write(stream, peer.object(number, payload, number - 1 if number > 1 else None))
-    assert len(stream.stops) == 1
-    assert peer.objects() == {}
-    peer.write(peer.begin(5), peer.object(0, b"next"))
-    assert peer.objects() == {5: [(0, 0, b"next")]}
-
 
 # --- from one draft to another
 
@@ -276,6 +102,7 @@ def test_objects_pass_unchanged_from_draft_to_draft(draft: Draft, other: Draft) 
     peer.write(base, peer.object(0, b"a", None, properties) + peer.object(3, b"dd", 0), fin=True)
     peer.write(detail, peer.object(2, b"", None, properties[:1]), fin=True)
     peer.write(peer.begin(5), peer.object(0, b"next"))
+    peer.end.on_time(LATE)
     group = EncodedGroup(4, 0.0)
     for event in peer.end.of(GroupData):
         for part in event.parts:
