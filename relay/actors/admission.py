@@ -20,6 +20,7 @@ class Rejection(NamedTuple):
     status: int
     reason: str
     lacks_token: bool = False  # one could still change it
+    expired: bool = False  # its token
 
 
 async def decide(
@@ -32,7 +33,8 @@ async def decide(
         log.info("refused", transport=peer.transport, remote=peer.remote, path=path, reason=error)
         if environment.events is not None:
             send(environment.events, Happened(Kind.REFUSED, None, peer.remote, path, error.answer))
-        return Rejection(error.status, error.answer, error.reason is Reason.NEEDED)
+        needed, expired = error.reason is Reason.NEEDED, error.reason is Reason.EXPIRED
+        return Rejection(error.status, error.answer, needed, expired)
     except Exception:  # the peer must get an answer
         log.exception("authorisation failed")
         return Rejection(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")

@@ -302,12 +302,16 @@ class ConnectionActor(LoopActor):
             self._permit(before.extended(outcome))
             self._expire_at(outcome.expires)
             self.ingest.announcements.start(before.publish)
-        self._moq.authorized(decided.request, granted=isinstance(outcome, Permissions))
+            self._moq.authorized(decided.request, granted=True)
+        else:
+            self._moq.authorized(decided.request, granted=False, expired=outcome.expired)
 
     def _on_decided(self, outcome: Permissions | Rejection) -> None:
         if isinstance(outcome, Permissions):
             self._permit(outcome)
             self._moq.setup.admit(self._clock())
+        elif outcome.expired:
+            self._moq.expire(outcome.reason)
         else:
             code = SESSION_CODES.get(outcome.status, FIRST_APP_CODE + outcome.status)
             self._moq.close(code, outcome.reason)

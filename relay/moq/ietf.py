@@ -162,7 +162,7 @@ class IetfSession(IetfCore):
         self.emit(TokenOffered(request, token))
         return ParkedParty(self._parked, request)
 
-    def authorized(self, request: int, *, granted: bool) -> None:
+    def authorized(self, request: int, *, granted: bool, expired: bool = False) -> None:
         parked = self._parked.pop(request, None)
         if parked is None:
             return
@@ -177,7 +177,7 @@ class IetfSession(IetfCore):
             except WireError as error:
                 self.fail(error)
         else:
-            parked.exchange.error(StreamCode.UNAUTHORIZED)
+            parked.exchange.unauthorized(expired=expired)
 
     def _take(self, exchange: Exchange, message: Request) -> RequestHandler:
         if isinstance(message, PublishNamespace):

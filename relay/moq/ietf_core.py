@@ -148,8 +148,8 @@ class IetfCore(Machine):
             code = SessionCode.UNAUTHORIZED if forbidden else SessionCode.INTERNAL
         self._close(code, reason)
 
-    def expire(self) -> None:
-        self._close(IetfCode.EXPIRED_TOKEN, EXPIRED)
+    def expire(self, reason: str = EXPIRED) -> None:
+        self._close(IetfCode.EXPIRED_TOKEN, reason)
 
     def close_code(self, error: WireError) -> int:
         return int(error.ietf_code if isinstance(error, SessionFault) else error.session_code)

@@ -158,16 +158,16 @@ class Machine(Core):
         self._serving_part.unlink()
         del self._setup_part, self._requests_part, self._serving_part, self.alive
 
-    def authorized(self, request: int, *, granted: bool) -> None:
-        """Answers `TokenOffered`."""
+    def authorized(self, request: int, *, granted: bool, expired: bool = False) -> None:
+        """Answers `TokenOffered`. `expired`: the reason of a refusal."""
 
     def close(self, code: int, reason: str) -> None:
         """`code` is of the current session registry."""
         raise NotImplementedError
 
-    def expire(self) -> None:
+    def expire(self, reason: str = EXPIRED) -> None:
         """End the session: the peer's token has expired."""
-        self.close(SessionCode.UNAUTHORIZED, EXPIRED)
+        self.close(SessionCode.UNAUTHORIZED, reason)
 
     def close_code(self, error: WireError) -> int:
         """The code on the wire for a fault of the peer."""

@@ -260,6 +260,34 @@ async def test_a_token_in_setup(draft: Draft, path: str | None) -> None:
 
 
 @drafts
+async def test_an_expired_token_in_setup_and_in_a_request(draft: Draft) -> None:
+    """Both have codes of their own in every draft."""
+
+    def expired(path: str, query: str) -> Permissions:
+        if query:
+            raise UnauthorizedError("a while ago", Reason.EXPIRED)
+        return Permissions(path.strip("/"), ("",), ("",))
+
+    async with relay(authorize=expired) as world:
+        async with world.client(draft, None) as client:
+            answers = Answers()
+            params = Parameters(tokens=(Token(b"old"),))
+            client.moq.requests.exchanges.ask(  # type: ignore[union-attr]
+                lambda number: Subscribe(number, (b"demo", b"cam"), b"video", params), answers
+            )
+            await until(lambda: answers.messages)
+            (refused,) = answers.messages
+            assert isinstance(refused, RequestError)
+            assert refused.code == (0x12 if draft is Draft.DRAFT_14 else 0x5)
+        try:
+            async with world.client(draft, None, path=None, token="old") as client:
+                code = (await client.closed()).code
+        except SessionEnded as refused:  # before the set-up was complete
+            code = refused.code
+        assert code == 0x18
+
+
+@drafts
 async def test_limits_of_a_session(draft: Draft) -> None:
     limits = replace(QUICK, announces=2, subscriptions=1, announce_streams=1)
     async with relay(limits=limits) as world, world.client(draft) as publisher, world.client(draft) as viewer:

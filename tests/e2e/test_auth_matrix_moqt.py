@@ -34,6 +34,7 @@ from relay.wire.ietf.messages import (
     TrackStatus,
 )
 from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.profile import refusal_code
 from relay.wire.ietf.streams import object_header, subgroup_header
 from relay.wire.ietf.values import AbsoluteRange, Location, Token
 from relay.wire.version import ALL_VERSIONS, Draft
@@ -293,7 +294,9 @@ async def test_every_draft_gets_the_reason(transport: str, draft: Draft, place: 
         for cell, refused in zip(REFUSED, found, strict=True):
             # where a token may follow in SETUP, its lack shows there
             if transport == "quic" or place == "setup" or cell.claims is None:
-                assert refused == (SessionCode.UNAUTHORIZED, f"unauthorized: {cell.word}", True), cell
+                expired = cell.spoilt == "expired"
+                code = SessionCode.EXPIRED_TOKEN if expired else SessionCode.UNAUTHORIZED
+                assert refused == (code, f"unauthorized: {cell.word}", True), cell
             else:
                 assert refused == ("rejected", 401, f"the server answered 401, unauthorized: {cell.word}")
         assert len(scene.relay.connections) == 2
@@ -321,14 +324,14 @@ async def test_a_token_in_a_request_grants_what_it_says(draft: Draft, tmp_path: 
         await dial(scene.relay, "quic", "", None, versions=[draft]) as client,
     ):
         good = token(root="room/123", get="")
-        bad = [
-            *(garbled(good), token(secret=b"another secret that signs nothing that counts", get="")),
-            *(token(get="", exp=1), "this-is-not-a-token"),
-        ]
-        for credential in bad:
+        other = token(secret=b"another secret that signs nothing that counts", get="")
+        bad = dict.fromkeys((garbled(good), other, "this-is-not-a-token"), Refusal.UNAUTHORIZED)
+        bad[token(get="", exp=1)] = Refusal.EXPIRED_TOKEN
+        for credential, meaning in bad.items():
             found = await answered(client, "room/123/alice", credential)
             assert {type(message) for message in found.values()} == {RequestError}
-            assert {message.code for message in found.values()} == {Refusal.UNAUTHORIZED}  # type: ignore[union-attr]
+            code = refusal_code(meaning, client.moq.profile)  # type: ignore[union-attr]
+            assert {message.code for message in found.values()} == {code}  # type: ignore[union-attr]
         for path in ("room/123/alice", "room/124/carol", "secret/x"):
             found = await answered(client, path, None)
             assert {type(message) for message in found.values()} == {RequestError}, path

@@ -52,6 +52,7 @@ from relay.wire.ietf.messages import (
     Publish,
     PublishDone,
     PublishNamespace,
+    Request,
     RequestError,
     RequestOk,
     RequestUpdate,
@@ -627,6 +628,27 @@ def test_a_request_with_a_token_waits_for_the_verdict(draft: Draft, granted: boo
         (refused,) = peer.answers(stream)
         assert isinstance(refused, RequestError)
         assert refused.code == 1
+
+
+@drafts
+def test_an_expired_token_has_a_code_of_its_own(draft: Draft) -> None:
+    """14 has codes for each kind of request, and that of PUBLISH_ERROR is missing."""
+    peer, old = IetfPeer(draft, interest=None), draft is Draft.DRAFT_14
+    params = parameters(tokens=(Token(b"a.b.c"),))
+    asked: list[tuple[Request, int]] = [
+        (Subscribe(peer.next_id(), *NAME, params), 0x12 if old else 0x5),
+        (Fetch(peer.next_id(), *NAME, AbsoluteRange(Location(0, 0), 0), params), 0x12 if old else 0x5),
+        (PublishNamespace(peer.next_id(), NAME[0], params), 0x12 if old else 0x5),
+        (Publish(peer.next_id(), *NAME, 3, params), 0x1 if old else 0x5),
+    ]
+    for message, code in asked:
+        stream = peer.ask(message)
+        offered = peer.end.of(TokenOffered)[-1]
+        peer.end.moq.authorized(offered.request, granted=False, expired=True)
+        peer.end.poll()
+        refused = peer.answers(stream)[-1]
+        assert isinstance(refused, RequestError)
+        assert refused.code == code, message
 
 
 @drafts
