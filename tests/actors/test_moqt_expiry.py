@@ -124,7 +124,7 @@ async def test_an_expired_token_in_a_request_costs_the_request_alone(draft: Draf
     peer = await signed_in(world, draft, "url", token(LIFE))
     asked = ask(peer, token(-1))
     await settle()
-    assert asked.refused == Refusal.UNAUTHORIZED
+    assert asked.refused == (0x12 if draft is Draft.DRAFT_14 else Refusal.EXPIRED_TOKEN)
     await advance(LIFE - 0.1)
     assert not peer.closed
     await advance(0.2)
@@ -137,7 +137,7 @@ async def test_an_expired_token_in_a_request_costs_the_request_alone(draft: Draf
 async def test_an_expired_token_begins_no_session(draft: Draft, place: str) -> None:
     world = World(authorize=real().verify)
     peer = await signed_in(world, draft, place, token(-1))
-    assert closes(peer) == [SessionCode.UNAUTHORIZED]
+    assert closes(peer) == [SessionCode.EXPIRED_TOKEN]
     assert peer.closed[0].reason == "unauthorized: token expired"
     assert len(world.environment.expiries) == 0
     await world.close()
