@@ -307,7 +307,8 @@ class Egress:
             case m.FetchData():
                 if message.part.fin:
                     del self._requests[key]
-                self._serving.send_fetched(key, message.part.chunks, fin=message.part.fin)
+                part = message.part
+                self._serving.send_fetched(key, part.chunks, fin=part.fin, largest=message.largest)
             case m.Refused():
                 code = message.code
                 if isinstance(request, Subscription) and request.failover.code is not None:

@@ -11,6 +11,7 @@ from relay.actors.upstream import Upstream
 from relay.model.cache import GroupCache
 from relay.moq.encoding import EncodedGroup
 from relay.moq.feed import GroupFetch
+from relay.moq.session import Location
 from relay.wire.errors import StreamCode
 
 
@@ -19,6 +20,7 @@ class Fetch(NamedTuple):
 
     request: m.Fetch
     part: GroupFetch
+    largest: Location | None  # of the track, when the fetch came
 
     def feed(self) -> bool:
         """Send new chunks. True at the end of the group."""
@@ -26,7 +28,7 @@ class Fetch(NamedTuple):
         if new.code is not None:
             send(subscriber, m.Refused(key, new.code))
             return True
-        if (new.chunks or new.fin) and not send(subscriber, m.FetchData(key, new)):
+        if (new.chunks or new.fin) and not send(subscriber, m.FetchData(key, new, self.largest)):
             return True
         return new.fin
 
@@ -52,20 +54,20 @@ class Fetches:
             group = self._coming.get(wanted)  # it may be whole upstream
         published = None if wanted is None else self._numbers.published(wanted)
         if group is not None:
-            self._serve(request, group)
+            self._serve(request, group, cache.largest)
         elif wanted is None or published is None:  # another publisher's, or none yet
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
         else:
             self._coming[wanted] = group = EncodedGroup(wanted, now)
-            self._serve(request, group)
+            self._serve(request, group, cache.largest)
             return self._upstream.fetch(wanted, published, request.params.priority)
         return True
 
-    def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
+    def _serve(self, request: m.Fetch, group: EncodedGroup, largest: Location | None) -> None:
         """Serve a fetch from a group, which may still grow."""
         params = request.params
         part = GroupFetch(group, request.encoding, params.start_frame, params.end_frame)
-        fetch = Fetch(request, part)
+        fetch = Fetch(request, part, largest)
         if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)
             self.all[key] = fetch

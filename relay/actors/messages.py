@@ -438,6 +438,9 @@ class FetchData(NamedTuple):
 
     key: int
     part: GroupFragment
+    largest: Location | None = (
+        None  # newest group of the track when the fetch came, and its last complete frame
+    )
 
 
 class Ended(NamedTuple):

@@ -26,6 +26,7 @@ from relay.moq.session import (
 )
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, WireError
+from relay.wire.ietf.codes import Refusal
 from relay.wire.ietf.messages import (
     Message,
     Namespace,
@@ -375,7 +376,7 @@ class NamespaceWriter(RequestHandler):
     def _on_prefix(self, message: RequestUpdate, fields: TrackNamespace) -> None:
         prefix = path_of(fields)
         if "prefix" in self._core.profile.lacks:
-            self._exchange.unsupported("the prefix cannot change")
+            self._exchange.refuse(Refusal.NOT_SUPPORTED, "the prefix cannot change")
             self._owner.cancelled(self.request, None)
         elif self._wait(message):
             self._prefix = prefix

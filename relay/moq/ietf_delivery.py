@@ -203,7 +203,7 @@ class IetfDelivery(Delivery):
     def _fill_in(self, fill: Fill, largest: Location | None) -> None:
         wanted = self.fills
         if largest is None:
-            fill.refuse(StreamCode.NOT_FOUND)
+            fill.refuse_range()
             return
         start = WireLocation(largest[0] + 1, 0)  # nothing
         if isinstance(wanted, RelativeGroup) and wanted.back:
@@ -218,8 +218,8 @@ class IetfDelivery(Delivery):
             self._joins.append(Joining(fetch, start, relative))
         elif not self._accepted:
             fetch.refuse(StreamCode.NO_CAPACITY)
-        elif self._largest is None:
-            fetch.refuse(StreamCode.NOT_FOUND)
+        elif self._largest is None or (self._paused and self._ietf.profile.request_streams):
+            fetch.refuse_range()
         else:
             group, last = self._largest
             fetch.begin(WireLocation(max(0, group - start) if relative else start, 0), (group, last))

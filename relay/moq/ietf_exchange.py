@@ -162,20 +162,20 @@ class Exchange(Handler):
 
     def error(self, code: int, reason: str = "") -> None:
         """`code` is of the current stream registry."""
-        self._refuse(self._core.refusal(code), reason)
+        self.refuse_with(self._core.refusal(code), reason)
 
-    def unsupported(self, reason: str) -> None:
-        """Refuse what we do not do."""
-        self._refuse(refusal_code(Refusal.NOT_SUPPORTED, self._core.profile), reason)
+    def refuse(self, refusal: Refusal, reason: str = "") -> None:
+        """As `error`, for reasons that moq-lite lacks."""
+        self.refuse_with(refusal_code(refusal, self._core.profile), reason)
 
     def unauthorized(self, *, expired: bool) -> None:
         """Refuse it for its token, which perhaps has `expired`: PUBLISH_ERROR (14) has no code for that."""
         if self.kind is RequestKind.PUBLISH and self._core.profile.fixed_fields:
             expired = False
-        refusal = Refusal.EXPIRED_TOKEN if expired else Refusal.UNAUTHORIZED
-        self._refuse(refusal_code(refusal, self._core.profile))
+        self.refuse(Refusal.EXPIRED_TOKEN if expired else Refusal.UNAUTHORIZED)
 
-    def _refuse(self, number: int, reason: str = "") -> None:
+    def refuse_with(self, number: int, reason: str = "") -> None:
+        """`number`: the code on the wire."""
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
         self.handler = NO_HANDLER
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Final, Protocol
 
+from relay.model.backlog import send_priority
 from relay.model.group import FrameStart, Object, Part
 from relay.moq.core import IGNORE
 from relay.moq.ietf_core import IetfCore
@@ -13,9 +15,11 @@ from relay.moq.session import FetchRequested, InfoRequested, RequestCancelled
 from relay.moq.session import Location as LastFrame
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
+from relay.wire.ietf.codes import Refusal
 from relay.wire.ietf.data import FetchObject
 from relay.wire.ietf.messages import FetchOk, Message, RequestUpdate
 from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.profile import refusal_code
 from relay.wire.ietf.streams import FetchEncoder, fetch_header
 from relay.wire.ietf.values import GroupOrder, Location, PropertyType
 from relay.wire.varint import MAX_VARINT
@@ -25,6 +29,22 @@ MOST_MISSING: Final = 8  # groups in a row that do not exist
 DEFAULT_PRIORITY: Final = 128
 
 
+def in_order(parts: Sequence[Part]) -> Iterable[Part]:
+    """Objects by their ids: those of several subgroups may have come otherwise."""
+    ids = [part.id for part in parts if isinstance(part, Object)]
+    if ids == sorted(ids):
+        return parts
+    begun = next(n for n, part in enumerate(parts) if isinstance(part, Object))
+    objects: list[tuple[int, list[Part]]] = []
+    for part in parts[begun:]:
+        if isinstance(part, Object):
+            objects.append((part.id, [part]))
+        else:
+            objects[-1][1].append(part)
+    objects.sort(key=itemgetter(0))
+    return [*parts[:begun], *(part for _, own in objects for part in own)]
+
+
 class FetchOwner(Protocol):
     """The serving side."""
 
@@ -32,6 +52,9 @@ class FetchOwner(Protocol):
         """`request` asks for the next group of the fetch, or for its end."""
 
     def fetch_over(self, request: int) -> None: ...
+
+    def fetch_rank(self) -> int:
+        """The rank of a new fetch among groups: it goes before older ones of its priority."""
 
     def wrote(self, stream: Stream, request: int, size: int) -> None:
         """Count unsent bytes."""
@@ -69,6 +92,7 @@ class FetchAnswer(RequestHandler):
         self._is_last = False  # it is the end of the range
         self._missing = 0
         self._back = 0
+        self._rank = owner.fetch_rank()
         self._stream: Stream | None = None
         self._encoder = FetchEncoder(core.profile, descending=self._descending)
         self._over = False
@@ -79,13 +103,13 @@ class FetchAnswer(RequestHandler):
         """Begin the answer. `start` and `end` are inclusive."""
         self._start, self._end = start, end
         if start.group > end[0] or (start.group == end[0] and end[1] is not None and start.object > end[1]):
-            self.refuse(StreamCode.NOT_FOUND)
+            self.refuse_range()
             return
         self._ask(end[0] if self._descending else start.group)
 
-    def begin_back(self, back: int) -> None:
-        """The newest `back` groups, up to the newest object, which our owner tells first."""
-        self._back = back
+    def begin_back(self, back: int, floor: Location = Location(0, 0)) -> None:  # noqa: B008 - immutable
+        """The newest `back` groups from `floor` on, up to the newest object, which our owner tells first."""
+        self._back, self._start = back, floor
         self.request = self._core.new_request()
         self._owner.track_fetch(self.request, self)
         self._core.emit(InfoRequested(self.request, *self._named))
@@ -94,9 +118,9 @@ class FetchAnswer(RequestHandler):
         self._owner.fetch_over(self.request)
         self.request = 0
         if largest is None:
-            self.refuse(StreamCode.NOT_FOUND)
+            self.refuse_range()
         else:
-            self.begin(Location(max(0, largest[0] + 1 - self._back), 0), largest)
+            self.begin(max(Location(max(0, largest[0] + 1 - self._back), 0), self._start), largest)
 
     def _ask(self, group: int) -> None:
         self._group, self._frame = group, -1
@@ -107,22 +131,27 @@ class FetchAnswer(RequestHandler):
 
     def _next(self) -> None:
         """Go to the next group: the present one is done."""
-        last = self._start.group if self._descending else self._end[0]
+        at_end = self._group <= self._start.group if self._descending else self._group >= self._end[0]
         beyond = (
             bool(self._missing) and self._end[0] == MAX_VARINT
         )  # an open end is at the first missing group
-        if self._group == last or self._missing >= MOST_MISSING or beyond:
+        if at_end or self._missing >= MOST_MISSING or beyond:
             self._finish()
         else:
             self._ask(self._group + (-1 if self._descending else 1))
 
     # --- answers
 
-    def take(self, parts: Iterable[Part], *, fin: bool) -> None:
+    def take(self, parts: Sequence[Part], *, fin: bool, largest: LastFrame | None = None) -> None:
+        """`largest` is the track's newest object when our owner got the request: what follows is not fetched."""
+        if largest is not None and self._stream is None and not self._clamp(largest):
+            self._drop(fin=fin)
+            self.refuse_range()
+            return
         self._missing = 0
         chunks: list[bytes] = []
-        done = False
-        for part in parts:
+        done = self._group > self._end[0]
+        for part in in_order(parts):
             if done:
                 break
             if isinstance(part, bytes):
@@ -136,16 +165,28 @@ class FetchAnswer(RequestHandler):
                 chunks.append(header)
             done = self._is_last and not self._left
         self._write(chunks)
-        if done and not fin:
-            self._core.emit(RequestCancelled(self.request, None))
         if done or fin:
-            self._owner.fetch_over(self.request)
+            self._drop(fin=fin)
             self._next()
+
+    def _clamp(self, largest: LastFrame) -> bool:
+        """End there at the latest. False if nothing is left."""
+        group, last = self._end
+        if group > largest[0] or (group == largest[0] and (last is None or last > largest[1])):
+            self._end = largest
+        return self._start <= largest
+
+    def _drop(self, *, fin: bool) -> None:
+        """Done with the present group."""
+        self._owner.fetch_over(self.request)
+        if not fin:
+            self._core.emit(RequestCancelled(self.request, None))
 
     def _begin_object(self, start: FrameStart) -> bytes | None:
         """The header of an object in the range."""
-        self._frame += 1
-        number = start.id if isinstance(start, Object) else self._frame
+        number = start.id if isinstance(start, Object) else self._frame + 1
+        late = number <= self._frame
+        self._frame = max(number, self._frame)
         group, last = self._end
         bounded = last is not None and self._group == group
         if bounded and number > (last or 0):
@@ -153,7 +194,7 @@ class FetchAnswer(RequestHandler):
             return None
         self._left = start.size
         self._is_last = bounded and number == last
-        self._wanted = self._group != self._start.group or number >= self._start.object
+        self._wanted = not late and (self._group != self._start.group or number >= self._start.object)
         if not self._wanted:
             return None
         if isinstance(start, Object):
@@ -186,7 +227,7 @@ class FetchAnswer(RequestHandler):
     def _write(self, chunks: list[bytes]) -> None:
         stream = self._stream
         if stream is None:
-            stream = self._stream = self._core.session.open_uni()
+            stream = self._stream = self._core.session.open_uni(send_priority(self._priority, self._rank))
             stream.context = IGNORE
             self._agree()
             chunks = [fetch_header(self._exchange.id, self._core.profile), *chunks]
@@ -206,18 +247,24 @@ class FetchAnswer(RequestHandler):
             return
         self._over = True
         if self._stream is None:
-            self._deny(code)
+            self._deny(self._core.refusal(code))
         else:
             self._stream.reset(self._core.code(code))
             self._leave()
+
+    def refuse_range(self) -> None:
+        """Nothing is there, before anything was sent."""
+        self._over = True
+        self._deny(refusal_code(Refusal.INVALID_RANGE, self._core.profile))
 
     # --- messages
 
     def _agree(self) -> None:
         self._exchange.send(FetchOk(*self._end, request_id=self._exchange.id))
 
-    def _deny(self, code: int) -> None:
-        self._exchange.error(code)
+    def _deny(self, number: int) -> None:
+        """`number`: as REQUEST_ERROR has it."""
+        self._exchange.refuse_with(number)
 
     def _leave(self) -> None:
         self._exchange.leave()
@@ -226,6 +273,10 @@ class FetchAnswer(RequestHandler):
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, RequestUpdate):
+            if message.params.priority is not None:
+                self._priority = 255 - message.params.priority
+                if self._stream is not None:
+                    self._stream.prioritize(send_priority(self._priority, self._rank))
             self._exchange.updated(message)
         else:
             super().on_message(message)
@@ -247,7 +298,7 @@ class Fill(FetchAnswer):
     def _agree(self) -> None:
         pass
 
-    def _deny(self, code: int) -> None:  # noqa: ARG002 - nothing to fill in
+    def _deny(self, number: int) -> None:  # noqa: ARG002 - nothing to fill in
         self._over = False
         self._finish()
 

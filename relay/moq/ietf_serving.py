@@ -28,6 +28,7 @@ from relay.moq.session import (
 )
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
+from relay.wire.ietf.codes import Refusal
 from relay.wire.ietf.messages import (
     Fetch,
     Interest,
@@ -109,7 +110,7 @@ class TracksInterest(RequestHandler):
         elif message.params.prefix is None:
             self.exchange.updated(message)
         else:
-            self.exchange.unsupported("the prefix cannot change")
+            self.exchange.refuse(Refusal.NOT_SUPPORTED, "the prefix cannot change")
             self._owner.end_interest(self._request)
 
     def on_finished(self) -> None:
@@ -156,7 +157,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             case SubscribeTracks():
                 self._on_tracks(exchange, message.prefix)
             case _:
-                exchange.unsupported("no such request here")
+                exchange.refuse(Refusal.NOT_SUPPORTED, "no such request here")
         return exchange.handler
 
     def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
@@ -205,11 +206,14 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if wanted is None or isinstance(wanted, Unfiltered):
             wanted = AbsoluteRange(WireLocation(0, 0))
         if isinstance(wanted, NextObject):
-            exchange.error(StreamCode.NOT_FOUND, "it is not there yet")
+            exchange.refuse(Refusal.INVALID_RANGE, "it is not there yet")
             return
         fetch = exchange.handler = FetchAnswer(self._ietf, self, exchange, named, message.params)
         if isinstance(wanted, RelativeGroup):
             fetch.begin_back(wanted.back)
+            return
+        if wanted.end_group is None and message.params.order is GroupOrder.DESCENDING:
+            fetch.begin_back(MAX_VARINT, wanted.start)
             return
         end = (MAX_VARINT, None) if wanted.end_group is None else (wanted.end_group, wanted.end_object)
         fetch.begin(wanted.start, end)
@@ -218,7 +222,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         found = (d for d in self._deliveries.values() if d.exchange.id == message.subscribe_id)
         delivery = next(found, None)
         if delivery is None:
-            exchange.error(StreamCode.NOT_FOUND, "no such subscription")
+            exchange.refuse(Refusal.BAD_JOINING_ID, "no such subscription")
             return
         priority = 255 - delivery.info.priority
         fetch = FetchAnswer(self._ietf, self, exchange, delivery.named, message.params, priority)
@@ -423,13 +427,18 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
     def fetch_over(self, request: int) -> None:
         self._fetches.pop(request, None)
 
+    def fetch_rank(self) -> int:
+        return self._ranks.fresh()
+
     def wrote(self, stream: Stream, request: int, size: int) -> None:
         self._keep_account(stream, request, size)
 
-    def send_fetched(self, request: int, chunks: tuple[Any, ...], *, fin: bool) -> None:
+    def send_fetched(
+        self, request: int, chunks: tuple[Any, ...], *, fin: bool, largest: Location | None = None
+    ) -> None:
         fetch = self._fetches.get(request)
         if fetch is not None:
-            fetch.take(chunks, fin=fin)
+            fetch.take(chunks, fin=fin, largest=largest)
 
     # --- our broadcasts
 

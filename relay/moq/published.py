@@ -166,7 +166,8 @@ class PublishedTrack:
             self._reject(request, new.code)
             return
         if new.chunks or new.fin:
-            self._session.serving.send_fetched(request, new.chunks, fin=new.fin)
+            largest = self.cache.largest
+            self._session.serving.send_fetched(request, new.chunks, fin=new.fin, largest=largest)
         if new.fin:
             self._leave(request)
 

@@ -195,8 +195,15 @@ class Serving(RequestOwner, Generic[D, W]):
     def send_info(self, request: int, properties: TrackProperties, largest: Location | None = None) -> None:
         raise NotImplementedError
 
-    def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:
-        """Answer a fetch, or continue the answer."""
+    def send_fetched(
+        self,
+        request: int,
+        chunks: tuple[bytes, ...],
+        *,
+        fin: bool,
+        largest: Location | None = None,  # noqa: ARG002 - for dialects whose answer names an end
+    ) -> None:
+        """Answer a fetch, or continue the answer. `largest`: the track's newest object when the fetch came."""
         answer = self._answers.get(request)
         if answer is not None:
             answer.stream.write(chunks, fin=fin)

@@ -260,6 +260,25 @@ async def test_a_token_in_setup(draft: Draft, path: str | None) -> None:
 
 
 @drafts
+async def test_a_fetch_does_not_wait_for_what_comes(draft: Draft) -> None:
+    """The newest group is fetched as far as it is there."""
+    async with (
+        relay() as world,
+        world.client(Version.LITE_06) as publisher,
+        world.client(draft) as client,
+    ):
+        track = publisher.publish("demo/cam").track("video")
+        group = track.group()
+        group.write(b"one")
+        group.write(b"two")
+        subscription = await client.subscribe("demo/cam", "video")
+        await anext(subscription)
+        fetched = await client.fetch("demo/cam", "video", group.sequence)
+        assert [frame.payload for frame in fetched] == [b"one", b"two"]
+        group.write(b"three")
+
+
+@drafts
 async def test_an_expired_token_in_setup_and_in_a_request(draft: Draft) -> None:
     """Both have codes of their own in every draft."""
 
