@@ -250,7 +250,7 @@ class FetchAnswer(RequestHandler):
             self._deny(self._core.refusal(code))
         else:
             self._stream.reset(self._core.code(code))
-            self._leave()
+            self._abort(code)
 
     def refuse_range(self) -> None:
         """Nothing is there, before anything was sent."""
@@ -268,6 +268,13 @@ class FetchAnswer(RequestHandler):
 
     def _leave(self) -> None:
         self._exchange.leave()
+
+    def _abort(self, code: int) -> None:
+        """A reset of the stream of objects may come without its header: that of the request tells, too."""
+        if self._core.profile.request_streams:
+            self._exchange.cancel(code)
+        else:
+            self._exchange.leave()
 
     # --- the peer
 
@@ -303,4 +310,7 @@ class Fill(FetchAnswer):
         self._finish()
 
     def _leave(self) -> None:
+        pass
+
+    def _abort(self, code: int) -> None:
         pass

@@ -166,6 +166,18 @@ def test_objects_of_a_group_are_fetched_in_their_order(draft: Draft) -> None:
 
 
 @drafts
+def test_a_fetch_breaks_off(draft: Draft) -> None:
+    """Where requests have streams, that of the request tells it, too: the other may be reset before its header."""
+    peer = Fetcher(draft)
+    stream = peer.fetch(AbsoluteRange(Location(3, 0), 3, None))
+    peer.give(b"a", fin=False)
+    peer.serving.reject(peer.wanted.request, StreamCode.INTERNAL)
+    peer.end.poll()
+    assert peer.groups()[0].resets == [0]
+    assert stream.resets == ([0] if peer.profile.request_streams else [])
+
+
+@drafts
 def test_fetches_have_the_priority_that_the_peer_gives(draft: Draft) -> None:
     peer = Fetcher(draft)
     where = AbsoluteRange(Location(3, 0), 3, None)
