@@ -33,13 +33,15 @@ Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
 class Subgroup:
     """A subgroup of a moq-transport publisher, one stream: compared by identity."""
 
-    __slots__ = ("ends_group", "number", "priority", "starts")
+    __slots__ = ("ends_group", "number", "priority", "starts", "tail")
 
     def __init__(self, number: int, priority: int | None, *, starts: bool, ends_group: bool) -> None:
         self.number = number
         self.priority = priority  # None: that of the track
         self.starts = starts  # from its first object on
         self.ends_group = ends_group  # its last object is the group's
+        self.tail: int | None = None
+        """Ids between its last object and the end of the group, once its publisher has marked that there."""
 
     def __len__(self) -> int:
         """No bytes: among chunks it marks a place."""
@@ -126,13 +128,8 @@ class Group:
             return None
         if not isinstance(self.parts[0], Object):
             return self.first_frame + count - 1
-        begun = self.frames - count
-        for part in reversed(self.parts):
-            if isinstance(part, Object):
-                if not begun:
-                    return part.id
-                begun -= 1
-        return None
+        ids = [part.id for part in self.parts if isinstance(part, Object)]
+        return max(ids[:count])
 
     def clear(self) -> None:
         self.parts.clear()

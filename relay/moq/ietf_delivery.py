@@ -42,11 +42,13 @@ DEFAULT_PRIORITY: Final = 128
 
 MOST_JOINS: Final = 8  # joining fetches that wait for the answer to their SUBSCRIBE
 
+TIMEOUTS: Final = (PropertyType.DELIVERY_TIMEOUT, PropertyType.SUBGROUP_DELIVERY_TIMEOUT)
+
 HEADERS: Final = 64
 """Bytes of a group's streams: later subgroups are not known when it begins."""
 
-END_OF_GROUP: Final = b"\x00\x00\x00\x03"
-"""The next object of a stream, without properties."""
+END_OF_GROUP: Final = b"\x00\x00\x03"
+"""An object without properties, behind its id."""
 
 
 def params_of(params: Parameters, before: SubscribeParams | None = None) -> SubscribeParams:
@@ -115,6 +117,7 @@ class IetfDelivery(Delivery):
         ranks: Ranks,
     ) -> None:
         wanted = params_of(params)
+        self.info = TrackProperties()
         super().__init__(core, owner, request, exchange.stream, wanted, ranks)
         self.wanted = wanted
         self.exchange = exchange
@@ -122,7 +125,6 @@ class IetfDelivery(Delivery):
         self.begun = False  # of a track that we offer: our owner was asked for it
         self.patient_until = 0.0
         """The time until which it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
-        self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
         self._paused = params.forward is False
@@ -134,6 +136,16 @@ class IetfDelivery(Delivery):
         self._number = encode_varint if core.profile.quic_varints else encode_vi64
         self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
         exchange.handler = Subscribing(self)
+
+    def describe(self, info: TrackProperties) -> None:
+        self.info = info
+        self._prefer(self.wanted)
+
+    def _prefer(self, params: SubscribeParams) -> None:
+        """The timeout is the publisher's, too: the shorter one counts."""
+        limits = [params.latency_ms]
+        limits += [v for kind, v in self.info.pairs or () if kind in TIMEOUTS and isinstance(v, int)]
+        super()._prefer(params._replace(latency_ms=min(filter(None, limits), default=0)))
 
     # --- the peer
 
@@ -245,21 +257,29 @@ class IetfDelivery(Delivery):
         stream = self._core.session.open_uni(priority)
         stream.context = GroupStream(self, sequence)
         self._streams += 1
-        if subgroup is None:
+        ends = self.wanted.end_frame is None or not self._cuts(sequence)
+        if subgroup is None and ends:
             lead, tail = self._leads.get(starts) or self._lead(starts=starts)
             return stream, lead + self._number(sequence) + tail
-        else:
-            own = subgroup.priority
-            header = SubgroupHeader(
-                self.exchange.id,
-                sequence,
-                subgroup.number,
-                255 - self.info.priority if own is None else own,
-                end_of_group=subgroup.ends_group,
-                first_object=starts and subgroup.starts,
-                has_properties=True,
-            )
+        own = None if subgroup is None else subgroup.priority
+        header = SubgroupHeader(
+            self.exchange.id,
+            sequence,
+            0 if subgroup is None else subgroup.number,
+            255 - self.info.priority if own is None else own,
+            end_of_group=ends and subgroup is not None and subgroup.ends_group,
+            first_object=starts and (subgroup is None or subgroup.starts),
+            has_properties=True,
+        )
         return stream, subgroup_header(header, self._ietf.profile)
+
+    def _cuts(self, sequence: int) -> bool:
+        """The subscription ends within the group: its end is not that of the streams."""
+        return self.wanted.end_frame is not None and sequence == self.wanted.end_group
+
+    def mark_of(self, sequence: int, tail: int) -> tuple[bytes, ...]:
+        """The end of the group, on the stream of a subgroup with `tail`."""
+        return () if self._cuts(sequence) else (self._number(tail) + END_OF_GROUP,)
 
     def _lead(self, *, starts: bool) -> tuple[bytes, bytes]:
         """What is before and behind the group in the header of a moq-lite publisher's."""
@@ -295,8 +315,10 @@ class IetfDelivery(Delivery):
         session.send_datagram(data)
         return True
 
-    def _end(self, final: int) -> None:  # noqa: ARG002 - the end has no number
-        self._done(DoneStatus.TRACK_ENDED)
+    def _end(self, final: int) -> None:
+        last = self.wanted.end_group
+        of_range = last is not None and final > last and not self._ietf.profile.has_fill
+        self._done(DoneStatus.SUBSCRIPTION_ENDED if of_range else DoneStatus.TRACK_ENDED)
 
     def refuse(self, code: int) -> None:
         for join in self._joins:
@@ -416,15 +438,15 @@ class SubgroupStreams:
                 self._current = chunk
             else:
                 run.append(chunk)
-        current = self._current
-        if fin and current is not None and not current.ends_group:
-            run.append(END_OF_GROUP)
         self._flush(run)
         if fin:
             if not self._streams:
                 self._open(None)
-            for stream in self._streams.values():
-                stream.write((), fin=True)
+            for subgroup, stream in self._streams.items():
+                mark: tuple[bytes, ...] = ()
+                if subgroup is not None and subgroup.tail is not None:
+                    mark = self._delivery.mark_of(self._sequence, subgroup.tail)
+                stream.write(mark, fin=True)
 
     def _flush(self, run: Sequence[bytes]) -> None:
         if run:

@@ -344,8 +344,12 @@ class SubgroupStream(Handler):
                     )
                 elif item.status is not ObjectStatus.DOES_NOT_EXIST:
                     assembly.ends_with(item.status, item.id)
+                    if self._subgroup is not None and not self._subgroup.ends_group:
+                        self._subgroup.tail = item.id - self._last - 1
         if self.ended and self.header.end_of_group and assembly.final is None:
             assembly.final = self._last + 1
+            if self._subgroup is not None and not self._subgroup.ends_group:
+                self._subgroup.tail = 0  # a fetch had told of it
         assembly.add(self, parts)
 
     def _named(self, first: int, assembly: Assembly) -> Subgroup:

@@ -294,7 +294,8 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             NO_HANDLER,
         )
         delivery = OfferedDelivery(core, self, request, NO_PARAMETERS, exchange, self._ranks)
-        delivery.named, delivery.info = (offer.path, offer.track), info
+        delivery.named = offer.path, offer.track
+        delivery.describe(info)
         offer.delivery = self._deliveries[request] = delivery
 
     def end_interest(self, request: int) -> None:
@@ -332,7 +333,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             fetch.located(largest)
         delivery = self._asking.pop(request, None)
         if delivery is not None:
-            delivery.info = properties
+            delivery.describe(properties)
             self._core.emit(SubscribeRequested(delivery.request, *delivery.named, delivery.wanted))
 
     def _fixed(self) -> dict[str, Any]:
