@@ -329,7 +329,7 @@ class Subscription(RequestHandler):
                 self._end_late(late[0])
         if group.late_until > now:
             return False
-        if self._layers is None:
+        if self._layers is None and group.opened:
             self._layers = False
             self.end_late()
         return True

@@ -9,8 +9,9 @@ from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
 from relay.moq.ietf_requests import LATE, MOST_LATE
 from relay.moq.session import GroupData, StrayGroup, SubscriptionEnded
 from relay.wire.errors import StreamCode
-from relay.wire.ietf.data import ObjectStatus, SubgroupHeader
+from relay.wire.ietf.data import FetchObject, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.messages import PublishDone, SubscribeOk
+from relay.wire.ietf.streams import FetchEncoder, fetch_header
 from relay.wire.ietf.values import Location
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, Publisher, parameters
@@ -201,6 +202,20 @@ def test_groups_of_one_stream_do_not_wait_for_another(draft: Draft) -> None:
         assert group in peer.ends()
     peer.write(peer.begin(10, end_of_group=True), peer.object(7, b"gaps"), fin=True)
     assert 10 in peer.ends()
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_14, Draft.DRAFT_16, Draft.DRAFT_18])
+def test_a_group_that_came_by_a_fetch_alone_says_nothing_of_streams(draft: Draft) -> None:
+    peer = Publisher(draft, largest=Location(4, 0))
+    answer = peer.session.peer_opens(unidirectional=True)
+    fetched = FetchEncoder(peer.profile).header(FetchObject(4, 0, 0, 128, 1)) + b"a"
+    peer.write(answer, fetch_header(3, peer.profile) + fetched, fin=True)
+    peer.write(peer.begin(5), peer.object(0, b"next"), fin=True)
+    peer.end.on_time(SOON)
+    assert peer.ends() == {4: None}
+    peer.write(peer.begin(6), peer.object(0, b"next"))
+    peer.write(peer.begin(5, 1), peer.object(1, b"b"), fin=True)
+    assert peer.objects()[5] == [(0, 0, b"next"), (1, 1, b"b")]
 
 
 @drafts
