@@ -16,10 +16,10 @@ from relay.moq.session import Location as LastFrame
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
 from relay.wire.ietf.codes import Refusal
-from relay.wire.ietf.data import FetchObject
+from relay.wire.ietf.data import FetchGap, FetchObject, GapKind
 from relay.wire.ietf.messages import FetchOk, Message, RequestUpdate
 from relay.wire.ietf.parameters import Parameters
-from relay.wire.ietf.profile import refusal_code
+from relay.wire.ietf.profile import FetchForm, refusal_code
 from relay.wire.ietf.streams import FetchEncoder, fetch_header
 from relay.wire.ietf.values import GroupOrder, Location, PropertyType
 from relay.wire.varint import MAX_VARINT
@@ -91,6 +91,7 @@ class FetchAnswer(RequestHandler):
         self._left = 0  # bytes that it lacks
         self._is_last = False  # it is the end of the range
         self._missing = 0
+        self._unknown: int | None = None  # the last of groups that are not here, since the last object
         self._back = 0
         self._rank = owner.fetch_rank()
         self._stream: Stream | None = None
@@ -136,6 +137,8 @@ class FetchAnswer(RequestHandler):
             bool(self._missing) and self._end[0] == MAX_VARINT
         )  # an open end is at the first missing group
         if at_end or self._missing >= MOST_MISSING or beyond:
+            if self._unknown is not None:
+                self._unknown = self._start.group if self._descending else self._end[0]
             self._finish()
         else:
             self._ask(self._group + (-1 if self._descending else 1))
@@ -205,14 +208,26 @@ class FetchAnswer(RequestHandler):
             priority = None
         if priority is None:
             priority = self._publisher_priority
+        gap = self._gap()
+        item = FetchObject(self._group, subgroup, number, priority, start.size, properties)
+        return gap + self._encoder.header(item)
+
+    def _gap(self) -> bytes:
+        """Says that objects may exist which the answer leaves out (16 and later)."""
+        group, self._unknown = self._unknown, None
+        profile = self._core.profile
+        if group is None or profile.fetch_form is FetchForm.FULL:
+            return b""
+        last = self._end[1] if group == self._end[0] else None
         return self._encoder.header(
-            FetchObject(self._group, subgroup, number, priority, start.size, properties)
+            FetchGap(group, profile.max_varint if last is None else last, GapKind.UNKNOWN)
         )
 
     def missing(self, code: int) -> None:
         """The present group does not exist, or its publisher refuses."""
         self._owner.fetch_over(self.request)
         self._missing += 1
+        self._unknown = self._group
         if self._frame >= 0:
             self.refuse(code)  # it broke off
         elif self._stream is None and self._missing >= MOST_MISSING:
@@ -236,7 +251,8 @@ class FetchAnswer(RequestHandler):
             self._owner.wrote(stream, self.request, sum(map(len, chunks)))
 
     def _finish(self) -> None:
-        self._write([])
+        gap = self._gap()
+        self._write([gap] if gap else [])
         assert self._stream is not None
         self._stream.write((), fin=True)
         self._over = True

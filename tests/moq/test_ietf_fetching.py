@@ -16,7 +16,7 @@ from relay.moq.session import (
 )
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
-from relay.wire.ietf.data import FetchObject
+from relay.wire.ietf.data import FetchGap, FetchObject, GapKind
 from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
     Fetch,
@@ -31,6 +31,8 @@ from relay.wire.ietf.values import AbsoluteRange, GroupOrder, Location, Unfilter
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
 from tests.moq.support import FakeStream
+
+NEW = [Draft.DRAFT_18, Draft.DRAFT_20, Draft.DRAFT_22]
 
 NAME = (b"demo", b"cam"), b"video"
 
@@ -163,6 +165,48 @@ def test_objects_of_a_group_are_fetched_in_their_order(draft: Draft) -> None:
     peer.serving.send_fetched(peer.wanted.request, parts, fin=True)
     peer.end.poll()
     assert peer.came() == [(3, 0), (3, 1), (3, 2)]
+
+
+@drafts
+@pytest.mark.parametrize("descending", [False, True])
+def test_groups_that_are_not_here_may_exist(draft: Draft, descending: bool) -> None:
+    """A gap says that objects do not exist; 14 has no words for others."""
+    peer = Fetcher(draft)
+    order = GroupOrder.DESCENDING if descending else GroupOrder.ASCENDING
+    peer.fetch(AbsoluteRange(Location(1, 0), 5, None), order=order)
+    groups = range(5, 0, -1) if descending else range(1, 6)
+    for group in groups:
+        assert peer.wanted.group == group
+        if group in (2, 4):
+            peer.give(b"a")
+        else:
+            peer.serving.reject(peer.wanted.request, StreamCode.NOT_FOUND)
+            peer.end.poll()
+    (data,) = peer.groups()
+    assert data.finished
+    decoder = UniDecoder(peer.profile, 1 << 20, lambda _: descending)
+    found = [item for item in decoder.feed(data.written) if isinstance(item, FetchObject | FetchGap)]
+    assert [item.group for item in found if isinstance(item, FetchObject)] == [g for g in groups if not g % 2]
+    if draft is not Draft.DRAFT_14:
+        most = peer.profile.max_varint
+        gaps = {item for item in found if isinstance(item, FetchGap)}
+        assert gaps == {FetchGap(group, most, GapKind.UNKNOWN) for group in (1, 3, 5)}
+        assert [item.group for item in found] == list(groups)
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_16, *NEW], ids=lambda draft: draft.name_on_wire)
+def test_the_rest_of_a_long_range_may_exist(draft: Draft) -> None:
+    """After some missing groups we look for no others."""
+    peer = Fetcher(draft)
+    peer.fetch(AbsoluteRange(Location(1, 0), 1_000, 7))
+    peer.give(b"a")
+    while not peer.groups()[0].finished:
+        peer.serving.reject(peer.wanted.request, StreamCode.NOT_FOUND)
+        peer.end.poll()
+    assert peer.wanted.group == 9
+    decoder = UniDecoder(peer.profile, 1 << 20, lambda _: False)
+    found = [item for item in decoder.feed(peer.groups()[0].written) if isinstance(item, FetchGap)]
+    assert found == [FetchGap(1_000, 7, GapKind.UNKNOWN)]
 
 
 @drafts
