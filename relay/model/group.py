@@ -131,6 +131,11 @@ class Group:
         ids = [part.id for part in self.parts if isinstance(part, Object)]
         return max(ids[:count])
 
+    def following(self) -> int:
+        """The number of the frame behind the last complete one, or the id of the object."""
+        last = self.largest()
+        return self.first_frame if last is None else last + 1
+
     def clear(self) -> None:
         self.parts.clear()
         self.frames = self.size = 0

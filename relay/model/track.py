@@ -55,9 +55,8 @@ def placed(params: SubscribeParams, newest: Group | None) -> SubscribeParams:
         return params._replace(begin=None, back=0)
     if params.back:
         return params._replace(start_group=max(0, newest.sequence - params.back), back=0)
-    frame = newest.first_frame + newest.complete()
     following = params.begin is Begin.NEXT_GROUP or newest.finished
-    start, frame = (newest.sequence + 1, 0) if following else (newest.sequence, frame)
+    start, frame = (newest.sequence + 1, 0) if following else (newest.sequence, newest.following())
     return params._replace(start_group=start, start_frame=frame, start_is_floor=True, begin=None)
 
 

@@ -55,7 +55,7 @@ class Feed:
 
     def _lacks(self, group: EncodedGroup, first: int) -> bool:
         """Frame `first` is missing: the subscription then starts with the next whole group."""
-        if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
+        if group.first_frame > first or (group.finished and group.following() < first):
             self.start = max(self.start, group.sequence + 1)
             return True
         return False

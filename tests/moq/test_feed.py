@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.model.track import SubscribeParams
+from relay.model.group import Object, Subgroup
+from relay.model.track import Begin, SubscribeParams, placed
 from relay.moq.encoding import EncodedGroup, Encoding
 from relay.moq.feed import Feed, shared_fragments
 from relay.moq.session import GroupFragment
@@ -280,6 +281,22 @@ def test_an_update_moves_the_bounds(
         if sequence not in cancelled:
             assert track.received.frames[sequence] == some(sequence, 0, 6)
             assert sequence in track.received.finished
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_next_object_is_the_one_behind_the_highest_id(finished: bool) -> None:
+    """Ids have gaps, and those of several subgroups may come in another order."""
+    group = EncodedGroup(3, 0.0)
+    one, two = (Subgroup(number, None, starts=True, ends_group=False) for number in (0, 1))
+    group.extend((Object(0, 1, 0, one), b"a", Object(0, 1, 7, one), b"b", Object(0, 1, 4, two), b"c"))
+    assert group.largest() == 7
+    params = placed(SubscribeParams(begin=Begin.NEXT_OBJECT), group)
+    assert (params.start_group, params.start_frame) == (3, 8)
+    group.finished = finished
+    feed = Feed(Encoding.OBJECTS_18, SubscribeParams(start_group=3, start_frame=7), 3)
+    (fragment,) = feed.begin([group])
+    assert b"b" in b"".join(chunk for chunk in fragment.chunks if isinstance(chunk, bytes))
+    assert b"c" not in b"".join(chunk for chunk in fragment.chunks if isinstance(chunk, bytes))
 
 
 def test_groups_that_went_and_come_back_are_sent_once_if_they_were_complete() -> None:
