@@ -42,6 +42,8 @@ DEFAULT_PRIORITY: Final = 128
 
 MOST_JOINS: Final = 8  # joining fetches that wait for the answer to their SUBSCRIBE
 
+MOST_UPDATES: Final = 16  # likewise; others are answered before it
+
 TIMEOUTS: Final = (PropertyType.DELIVERY_TIMEOUT, PropertyType.SUBGROUP_DELIVERY_TIMEOUT)
 
 HEADERS: Final = 64
@@ -135,6 +137,7 @@ class IetfDelivery(Delivery):
         self._leads: dict[bool, tuple[bytes, bytes]] = {}
         self._number = encode_varint if core.profile.quic_varints else encode_vi64
         self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
+        self._updates: list[RequestUpdate] = []  # likewise
         exchange.handler = Subscribing(self)
 
     def describe(self, info: TrackProperties) -> None:
@@ -158,7 +161,10 @@ class IetfDelivery(Delivery):
             if self._paused:
                 self._abort_groups()
         former, self.wanted = self.wanted, params_of(params, self.wanted)
-        self.exchange.updated(message)
+        if self._accepted or len(self._updates) >= MOST_UPDATES:
+            self.exchange.updated(message)
+        else:
+            self._updates.append(message)
         if self.wanted != former:
             self._prefer(self.wanted)
             if self._accepted:
@@ -205,6 +211,9 @@ class IetfDelivery(Delivery):
                 order=GroupOrder.ASCENDING if self.info.ordered else GroupOrder.DESCENDING,
             )
         self.exchange.send(SubscribeOk(self.exchange.id, params, properties, request_id=self.exchange.id))
+        for update in self._updates:
+            self.exchange.updated(update)
+        self._updates.clear()
         self._largest = largest
         if self.fill is not None:
             self._fill_in(self.fill, largest)

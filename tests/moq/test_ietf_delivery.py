@@ -14,7 +14,7 @@ from relay.moq.session import GroupData, InfoRequested, SubscribeRequested
 from relay.wire.frame import FrameHeader
 from relay.wire.ietf.data import ObjectHeader, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder
-from relay.wire.ietf.messages import PublishDone, Subscribe
+from relay.wire.ietf.messages import PublishDone, RequestOk, RequestUpdate, Subscribe, SubscribeOk
 from relay.wire.ietf.values import AbsoluteRange, Location
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, Publisher, parameters
@@ -128,6 +128,25 @@ def test_the_end_of_a_range_is_not_that_of_the_track(draft: Draft) -> None:
         done = viewer.answers(viewer.stream)[-1]
         assert isinstance(done, PublishDone)
         assert done.status == status
+
+
+@drafts
+def test_an_update_is_answered_behind_its_request(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Subscribe(peer.next_id(), *NAME, parameters()))
+    existing = None if peer.profile.request_streams else 0
+    fixed = {"filter": AbsoluteRange(Location(0, 0)), "forward": True} if peer.profile.fixed_fields else {}
+    for priority in (7, 8):
+        params = parameters(priority=priority, **fixed)
+        peer.say(stream, RequestUpdate(peer.next_id(), params, existing))
+    assert peer.answers(stream) == []
+    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties())
+    peer.end.poll()
+    asked = peer.end.one(SubscribeRequested)
+    assert asked.params.priority == 255 - 8
+    peer.end.moq.serving.accept(asked.request, None)
+    answers = [type(message) for message in peer.answers(stream)]
+    assert answers == [SubscribeOk, *[RequestOk] * (2 if draft is not Draft.DRAFT_14 else 0)]
 
 
 @drafts
