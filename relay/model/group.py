@@ -41,7 +41,7 @@ class Subgroup:
         self.starts = starts  # from its first object on
         self.ends_group = ends_group  # its last object is the group's
         self.tail: int | None = None
-        """Ids between its last object and the end of the group, once its publisher has marked that there."""
+        """Ids between its last object, the highest of the group, and the end that the publisher has marked."""
 
     def __len__(self) -> int:
         """No bytes: among chunks it marks a place."""

@@ -76,7 +76,7 @@ class Assembly:
     """One group."""
 
     __slots__ = (
-        *("_begun", "_count", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
+        *("_count", "_highest", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
         *("broken", "final", "joining", "late_until", "opened", "sequence", "subgroups"),
     )
 
@@ -92,9 +92,9 @@ class Assembly:
         self._receiver = receiver
         self._streams: dict[SubgroupStream, None] = {}  # open, or not delivered
         self._writing: SubgroupStream | None = None  # in the middle of an object
-        self._last = -1  # id of an object
+        self._last = -1  # highest id of an object
+        self._highest: Subgroup | None = None  # of that object
         self._count = 0  # objects
-        self._begun = False
         self._void = False  # it holds the end of the track alone
         self.broken: int | None = None  # code of a stream's reset
 
@@ -146,24 +146,26 @@ class Assembly:
         return best if self._receiver.held > HELD_BYTES else None
 
     def _emit(self, parts: list[Part]) -> None:
-        last = -1
+        last: Object | None = None
         for part in parts:
             if isinstance(part, Object):
                 self._count += 1
-                last = part.id
-        self._last = max(last, self._last)
-        self._begun = True
+                last = part
+        if last is not None and last.id > self._last:
+            self._last, self._highest = last.id, last.subgroup
         self._receiver.add(self.sequence, 0, parts, fin=False)
 
     def end_if_complete(self) -> None:
         """All streams have ended, and no other will come."""
         final = self.final
-        if self.closed or self.joining or self._streams or not (self._begun or final is not None):
+        if self.closed or self.joining or self._streams or not (self._count or final is not None):
             return
         if self.broken is not None:
             self.abort(self.broken)
         elif (final is not None and self._count >= final) or self._receiver.is_over(self):
             self.closed = True
+            if final is not None and self._highest is not None and not self._highest.ends_group:
+                self._highest.tail = max(0, final - self._last - 1)
             if not self._void:
                 self._receiver.add(self.sequence, 0, [], fin=True)
             self._receiver.group_over(self)
@@ -175,7 +177,7 @@ class Assembly:
             for stream in self._streams:
                 stream.drop()
             self._streams.clear()
-            if self._begun:
+            if self._count:
                 self._receiver.add(self.sequence, 0, [], fin=False, code=code)
             self._receiver.group_over(self)
 
@@ -344,12 +346,8 @@ class SubgroupStream(Handler):
                     )
                 elif item.status is not ObjectStatus.DOES_NOT_EXIST:
                     assembly.ends_with(item.status, item.id)
-                    if self._subgroup is not None and not self._subgroup.ends_group:
-                        self._subgroup.tail = item.id - self._last - 1
         if self.ended and self.header.end_of_group and assembly.final is None:
             assembly.final = self._last + 1
-            if self._subgroup is not None and not self._subgroup.ends_group:
-                self._subgroup.tail = 0  # a fetch had told of it
         assembly.add(self, parts)
 
     def _named(self, first: int, assembly: Assembly) -> Subgroup:
