@@ -317,7 +317,8 @@ def free_udp_port() -> int:
 
     Never the same twice in a process. Raises OSError.
     """
-    for port in random.sample(PORTS, len(PORTS)):
+    for _ in PORTS:
+        port = random.choice(PORTS)
         if port not in _given_ports and _is_free(port):
             _given_ports.add(port)
             return port

@@ -127,6 +127,7 @@ async def test_a_page_without_history_and_events_has_its_own_figures_only() -> N
             "document.querySelector('[data-session-page=close]').checkVisibility()"
         )
         await page.until("!document.querySelector('[data-page=events]').checkVisibility()")
+        await page.until("performance.getEntriesByName(`${location.origin}/events`).length > 0")
         assert (
             len([address for address in page.requests if address in (f"{url}history", f"{url}events")]) == 2
         )

@@ -148,9 +148,9 @@ async def test_shaka_plays_live(version: AnyVersion, draft: str) -> None:
         live(relay.url, version),
         await player(relay, draft) as tab,
     ):
-        await check_playing(tab)
+        await tab.wait_for("picture", nth=RATE)
         async with await player(relay, draft) as late:
-            await check_playing(late)
+            await asyncio.gather(check_playing(tab), check_playing(late))
 
 
 async def test_shaka_fetches_the_catalog_and_signs_in_by_setup(tmp_path: Path) -> None:
