@@ -8,8 +8,8 @@ LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 UV := uv==0.13.9
 BUILD := build==1.6.1 twine==7.0.0
-# Of the tests: four of them wait for peers while two cores work.
-WORKERS := 4
+# Of the tests: two cores work while the others wait for peers.
+WORKERS := 6
 # Tests start hundreds of processes, which would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -77,6 +77,11 @@ TRACK = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _lost_clients_are_seen_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.web.fetching.LOOK_INTERVAL", 0.02)
+
+
 async def get(session: aiohttp.ClientSession, url: str | URL, **options: Any) -> tuple[int, str]:
     async with session.get(url, **options) as response:
         return response.status, await response.text()
