@@ -28,7 +28,7 @@ help: ## List what can be made
 run: compiled ## Start a relay with dev.toml
 	$(BIN)/moq-relay dev.toml
 
-test: $(VENV)/.dev compiled ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
+test: $(VENV)/.collected compiled ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
 	@sh tests/e2e/install-chromium.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 ifndef TESTS
@@ -114,6 +114,11 @@ compiled: $(VENV)/.run
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Each process would prepare every module of tests for its assertions; one does it for all of them.
+$(VENV)/.collected: $(VENV)/.dev | compiled
+	@-$(BIN)/python -m pytest --collect-only --quiet > /dev/null
 	@touch $@
 
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.run

@@ -205,24 +205,8 @@ class RustPeer(Peer):
 
 @functools.cache
 def peer_python(version: str) -> Path:
-    """Python of a virtual environment with that moq-rs, made if missing.
-
-    Concurrent processes wait for the first one. Raises RuntimeError with pip's output.
-    """
-    home = VENVS / f"moq-rs-{version}"
-    python = home / "bin" / "python"
-    VENVS.mkdir(exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / f"moq-rs-{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _has_moq(python, version):
-            shutil.rmtree(home, ignore_errors=True)
-            _install(sys.executable, "-m", "venv", str(home))
-            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _install(str(python), *pip, f"moq-rs=={version}")
-            if not _has_moq(python, version):
-                raise RuntimeError(f"moq-rs {version} does not run in {home}")
-    return python
+    """Python of a virtual environment with that moq-rs, made if missing. Raises RuntimeError with pip's output."""
+    return _environment(f"moq-rs=={version}", sys.executable) / "python"
 
 
 @functools.cache
@@ -244,9 +228,9 @@ def _environment(package: str, base: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
-            _install(base, "-m", "venv", str(home))
-            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _install(str(home / "bin" / "python"), *pip, package)
+            _install(base, "-m", "venv", "--without-pip", str(home))
+            pip = ("-m", "pip", "--disable-pip-version-check", "--python", str(home / "bin" / "python"))
+            _install(sys.executable, *pip, "install", "--quiet", package)
             (home / "complete").touch()
     return home / "bin"
 
@@ -263,17 +247,6 @@ def _python_312() -> str | None:
         if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0:
             return python
     return None
-
-
-def _has_moq(python: Path, version: str) -> bool:
-    code = "import importlib.metadata as m, moq; moq.Client; print(m.version('moq-rs'))"
-    try:
-        found = subprocess.run(
-            [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return found.returncode == 0 and found.stdout.strip() == version
 
 
 @functools.cache
