@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -93,7 +94,8 @@ class Browser:
     def end(cls) -> None:
         browser, cls._running = cls._running, None
         if browser is not None:
-            browser._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(browser._process.pid, signal.SIGKILL)  # a script starts some browsers
             browser._process.wait(CLOSE_S)
             shutil.rmtree(browser._profile, ignore_errors=True)
 
@@ -108,6 +110,7 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, "HOME": self._profile},  # where else it leaves caches and crash reports
         )
         self.stderr: collections.deque[str] = collections.deque(maxlen=100)
