@@ -13,7 +13,7 @@ from relay.model.limits import Limits
 from relay.moq.core import Handler, State
 from relay.moq.encoding import Encoding
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
+from relay.moq.ietf_exchange import Exchange, Exchanges, Pending, RequestHandler
 from relay.moq.ietf_requests import Requests
 from relay.moq.ietf_serving import IetfServing
 from relay.moq.ietf_setup import SetupExchange, token_of
@@ -50,10 +50,11 @@ class Parked(NamedTuple):
     token: str
 
 
-class ParkedParty(RequestHandler):
+class ParkedParty(Pending):
     """Handles a parked request until the verdict."""
 
     def __init__(self, parked: dict[int, Parked], request: int) -> None:
+        super().__init__()
         self._parked = parked
         self._request = request
         self.finished = False
@@ -171,9 +172,11 @@ class IetfSession(IetfCore):
                 self._tokens.add(parked.token)
             try:
                 waited = parked.exchange.handler
-                handler = parked.exchange.handler = self._take(parked.exchange, parked.message)
-                if isinstance(waited, ParkedParty) and waited.finished:
-                    handler.on_finished()
+                parked.exchange.handler = self._take(parked.exchange, parked.message)
+                if isinstance(waited, ParkedParty):
+                    waited.pass_on(parked.exchange)
+                    if waited.finished:
+                        parked.exchange.handler.on_finished()
             except WireError as error:
                 self.fail(error)
         else:

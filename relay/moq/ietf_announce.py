@@ -12,7 +12,7 @@ from typing import Protocol
 from relay.model.path import covers, join, strip
 from relay.model.route import Route
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
+from relay.moq.ietf_exchange import Exchange, Exchanges, Pending, RequestHandler
 from relay.moq.ietf_names import fits, namespace_of, path_of
 from relay.moq.session import (
     NEVER,
@@ -77,8 +77,11 @@ class PeerNamespaces:
         waiting, self._waiting = self._waiting, {}
         self.deadline = NEVER
         for exchange, again in waiting.items():
+            early = exchange.handler
             try:
                 exchange.handler = again()
+                if isinstance(early, Pending):
+                    early.pass_on(exchange)
             except WireError as error:
                 core.fail(error)
                 break
@@ -179,10 +182,11 @@ class PeerNamespaces:
                 self._core.emit(Unannounced(request, path, said=said))
 
 
-class Waiting(RequestHandler):
+class Waiting(Pending):
     """PUBLISH_NAMESPACE or PUBLISH without an answer yet."""
 
     def __init__(self, waiting: dict[Exchange, Callable[[], RequestHandler]], exchange: Exchange) -> None:
+        super().__init__()
         self._waiting = waiting
         self._exchange = exchange
 

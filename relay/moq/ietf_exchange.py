@@ -121,6 +121,25 @@ class _NoHandler(RequestHandler):
 
 NO_HANDLER: Final = _NoHandler()
 
+MOST_EARLY: Final = 16  # messages of a request that waits
+
+
+class Pending(RequestHandler):
+    """Keeps the messages that follow a request which waits, for its handler."""
+
+    def __init__(self) -> None:
+        self._early: list[Message] = []
+
+    def on_message(self, message: Message) -> None:
+        if len(self._early) >= MOST_EARLY:
+            super().on_message(message)
+        self._early.append(message)
+
+    def pass_on(self, exchange: Exchange) -> None:
+        """To the handler that `exchange` has now."""
+        for message in self._early:
+            exchange.handler.on_message(message)
+
 
 class Exchange(Handler):
     """One request. Nothing can be sent after `finish`, `cancel` or a message with `fin`."""

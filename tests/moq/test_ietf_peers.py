@@ -32,6 +32,7 @@ from relay.moq.session import (
     SubscriptionEnded,
     SubscriptionStarted,
     TokenOffered,
+    TrackOffered,
     TracksRequested,
     Unannounced,
 )
@@ -628,6 +629,33 @@ def test_a_request_with_a_token_waits_for_the_verdict(draft: Draft, granted: boo
         (refused,) = peer.answers(stream)
         assert isinstance(refused, RequestError)
         assert refused.code == 1
+
+
+@drafts
+def test_a_request_goes_on_while_it_waits_for_the_verdict(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Subscribe(peer.next_id(), *NAME, parameters(tokens=(Token(b"a.b.c"),))))
+    fixed = {"filter": AbsoluteRange(Location(0, 0)), "forward": True} if peer.profile.fixed_fields else {}
+    existing = None if peer.profile.request_streams else 0
+    peer.say(stream, RequestUpdate(peer.next_id(), parameters(priority=7, **fixed), existing))
+    peer.end.moq.authorized(peer.end.one(TokenOffered).request, granted=True)
+    peer.end.poll()
+    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties())
+    peer.end.poll()
+    assert peer.end.one(SubscribeRequested).params.priority == 255 - 7
+    assert peer.end.of(Fault) == []
+
+
+@drafts
+def test_a_track_may_end_before_our_owner_asks_for_any(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    number = peer.next_id()
+    stream = peer.ask(Publish(number, *NAME, 3, parameters(forward=True)))
+    peer.say(stream, PublishDone(2, 0, request_id=number), fin=peer.profile.request_streams)
+    peer.end.moq.requests.request_announcements("")
+    peer.end.poll()
+    assert peer.end.of(Fault) == []
+    assert [event.offered for event in peer.end.of(TrackOffered)] in ([], [True, False])
 
 
 @drafts
