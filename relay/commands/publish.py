@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -157,6 +159,8 @@ class Publisher:
 
 async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
     """Publish until the input ends. Raises Refused."""
+    if options.input.missing:  # before a relay is waited for
+        raise Refused(f"cannot open {options.input.shown}: {os.strerror(errno.ENOENT)}")
     try:
         library.load()
         with Progress("moq-publish", say) as progress:

@@ -89,6 +89,12 @@ class Input:
         return self.scheme not in PACED
 
     @property
+    def missing(self) -> bool:
+        """It is a file that does not exist. Names with `:` or `%` may be protocols and patterns of FFmpeg."""
+        plain = not self.scheme and not set(":%") & set(self.place) and self.place != "-"
+        return plain and not Path(self.place).exists()
+
+    @property
     def remote(self) -> bool:
         """It can go away and come back."""
         return self.scheme not in ("", "file", "lavfi")

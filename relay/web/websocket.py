@@ -17,7 +17,7 @@ from relay.runtime import SYSTEM, Runtime
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
 from relay.transport.slots import Slots
-from relay.transport.websocket.choice import choose
+from relay.transport.websocket.choice import choices, choose
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump, lose
 from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
@@ -74,7 +74,9 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     if choice is None:
         if sessions.incompatible is not None:
             sessions.incompatible.met(remote, "websocket", offered)
-        return web.Response(status=400, text="none of the offered subprotocols is supported\n")
+        known = ", ".join(each.subprotocol for each in choices(sessions.versions))
+        text = f"none of the offered subprotocols is supported; these are: {known}\n"
+        return web.Response(status=400, text=text)
     limits = sessions.limits()
     limit = limits.websocket_message if choice.draft is None else 0
     ws = web.WebSocketResponse(

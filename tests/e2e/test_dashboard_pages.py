@@ -121,6 +121,8 @@ async def test_a_page_without_history_and_events_has_its_own_figures_only() -> N
         await page.until("document.querySelector('#charts figure').checkVisibility()")
         assert not await page.evaluate("document.querySelector('[data-choice=span]').checkVisibility()")
         assert not await page.evaluate("document.querySelector('#health').checkVisibility()")
+        await page.evaluate("location.hash = '#session=word'")
+        await page.until("document.querySelector('[data-session-page=title]').textContent === 'No session'")
         await page.evaluate("location.hash = '#session=1'")
         await page.until("document.querySelector('[data-session-page=state]').textContent === 'Connected.'")
         assert not await page.evaluate(

@@ -330,7 +330,8 @@ NO_PYAV = "import sys; sys.modules['av'] = None; from relay.commands.publish imp
 
 async def test_a_failure_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
     missing = tmp_path / "missing.mp4"
-    async with running() as relay, publish(missing, relay) as failing:
+    nowhere = f"http://localhost:{free_udp_port()}/"
+    async with command("relay.commands.publish", str(missing), nowhere) as failing:
         assert await failing.exit() == 1
         assert failing.out == []
         assert failing.err == [f"moq-publish: cannot open {missing}: No such file or directory"]

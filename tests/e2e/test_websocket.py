@@ -189,6 +189,9 @@ async def test_which_subprotocol_is_answered() -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await http.ws_connect(ws(relay), protocols=("qmux-09", "chat"))
         assert refusal.value.status == 400
+        offer = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-protocol": "chat"}
+        async with http.get(relay.url, headers=offer) as answer:
+            assert "these are: qmux-" in await answer.text()
 
 
 async def test_other_requests_are_answered_as_ever() -> None:

@@ -103,7 +103,7 @@ export class SessionPage {
   }
 
   get title() {
-    return `Session ${this.number}`;
+    return Number.isNaN(this.number) ? "No session" : `Session ${this.number}`;
   }
 
   open(query) {
