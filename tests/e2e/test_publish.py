@@ -63,8 +63,14 @@ async def get(url: str) -> bytes:
         return await response.read()
 
 
+async def catalog_of(relay: Relay, path: str) -> Json:
+    """As soon as the relay knows the broadcast."""
+    found: Json = json.loads(await get(f"{relay.url}fetch/{path}/catalog.json?wait=20"))
+    return found
+
+
 async def frames(relay: Relay, path: str, track: str, group: str = "latest") -> list[Json]:
-    text = await get(f"{relay.url}fetch/{path}?track={track}&group={group}&frames=1")
+    text = await get(f"{relay.url}fetch/{path}?track={track}&group={group}&frames=1&wait=20")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -138,7 +144,7 @@ async def test_the_test_picture_in_the_browser_of_a_viewer() -> None:
         await page.until("document.querySelector('[data-publish=rate]').textContent.endsWith(' Mbit/s')")
         assert viewer.count("error") == 0, viewer.events
 
-        catalog = json.loads(await get(f"{relay.url}fetch/live/test/catalog.json"))
+        catalog = await catalog_of(relay, "live/test")
         [(name, video)] = catalog["video"]["renditions"].items()
         assert name == "video/hd"
         assert (video["codedWidth"], video["codedHeight"]) == (960, 540)
@@ -175,7 +181,7 @@ async def test_camera_and_microphone() -> None:
         relay = await stack.enter_async_context(running())
         page = await stack.enter_async_context(tab(relay.url))
         await publish(page, "camera", "room/desk")
-        catalog = json.loads(await get(f"{relay.url}fetch/room/desk/catalog.json"))
+        catalog = await catalog_of(relay, "room/desk")
         assert catalog["audio"]["renditions"]["audio/data"]["codec"] == "opus"
         video = await frames(relay, "room/desk", "video/hd")
         assert len(video) > 1
@@ -214,6 +220,7 @@ async def test_viewers_stay_when_the_connection_of_the_page_breaks() -> None:
         page = await stack.enter_async_context(tab(line.url))
         await publish(page, "test")
         client = await stack.enter_async_context(await Client.connect(relay.url))
+        await client.announced().wait_for("live/test")
         groups = aiter(await client.subscribe("live/test", "video/hd"))
         first = await anext(groups)
         assert (await anext(aiter(first))).payload
@@ -234,6 +241,7 @@ async def test_a_draining_relay_is_used_until_its_end() -> None:
         page = await stack.enter_async_context(tab(relay.url))
         await publish(page, "test")
         client = await stack.enter_async_context(await Client.connect(relay.url))
+        await client.announced().wait_for("live/test")
         groups = aiter(await client.subscribe("live/test", "video/hd"))
         first = await anext(groups)
         async with draining(relay), asyncio.timeout(60):
@@ -292,6 +300,7 @@ async def test_names_that_no_broadcast_can_have() -> None:
             await publish(page, "test", name, state="refused")
             assert told in await page.text("[data-publish=state]")
         await publish(page, "test", "//live//tidy/")
+        await catalog_of(relay, "live/tidy")
         assert (await get(f"{relay.url}announced")).decode() == "live/tidy\n"
 
 
