@@ -35,6 +35,8 @@ MOST_GROWTH: Final = (
     0.05  # of the heap, in the second half: the page keeps the last five minutes of each session
 )
 PAGES: Final = ("#events", "#cluster", "#words", "#session=1", "#")
+NEWEST: Final = """Math.max(0, ...[...document.querySelectorAll('#sessions [data-session]')]
+    .map((row) => Number(row.dataset.session)))"""
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -111,7 +113,7 @@ async def main(minutes: int) -> int:
                 shown = await page.text("[data-total=sessions]")
         print(f"{shown} sessions rest: {alone:.2%} of a core, {watched:.2%} with the page")
         cost = watched - alone
-        found = []
+        found, newest = list[int](), 0
         async with crowd(url, forever=False), tab(dashboard) as page:
             for minute in range(minutes):
                 for address in PAGES:
@@ -121,14 +123,12 @@ async def main(minutes: int) -> int:
                 used, nodes = await heap(page)
                 found.append(used)
                 total = await page.text("[data-total=sessions]")
+                newest = max(newest, await page.evaluate(NEWEST))
                 print(
-                    f"minute {minute + 1}: heap {used / 1e6:.2f} MB, {nodes} nodes, {total} sessions",
+                    f"minute {minute + 1}: heap {used / 1e6:.2f} MB, {nodes} nodes, {total} sessions; "
+                    f"{newest} came so far",
                     flush=True,
                 )
-            numbers = await page.evaluate(
-                "Math.max(...[...document.querySelectorAll('#sessions [data-session]')].map((row) => Number(row.dataset.session)))"
-            )
-            print(f"{numbers} sessions came")
             assert page.complaints == []
     half = len(found) // 2
     quarter = max(1, half // 2)
