@@ -17,6 +17,7 @@ from tests.e2e.dashboard_support import Tab, tab
 from tests.e2e.harness import Peer, npm_modules, peer_python
 from tests.e2e.http_support import published
 from tests.e2e.player_support import (
+    AV1,
     HEIGHT,
     HERTZ,
     RATE,
@@ -26,6 +27,7 @@ from tests.e2e.player_support import (
     as_json,
     bare,
     base64_of,
+    demuxed,
     encoded,
     fragmented,
     legacy,
@@ -202,7 +204,7 @@ def vp9_loc() -> Case:
 
 
 def av1_legacy() -> Case:
-    source = Encoded(encoded("libsvtav1").packets)
+    source = Encoded(demuxed(AV1.read_bytes()).packets)
     video = hang_video(source, codec="av01.0.00M.08", container={"kind": "legacy"})
     return {"catalog.json": hang(video, hang_audio())}, [
         Media("video/hd", source, legacy),
