@@ -434,13 +434,11 @@ class DeliverDatagram(NamedTuple):
 
 
 class FetchData(NamedTuple):
-    """Part of a fetched group."""
+    """Part of a fetched group. `largest`: the track's newest complete frame or object when the fetch came."""
 
     key: int
     part: GroupFragment
-    largest: Location | None = (
-        None  # newest group of the track when the fetch came, and its last complete frame
-    )
+    largest: Location | None = None
 
 
 class Ended(NamedTuple):

@@ -71,7 +71,7 @@ export function route(path, query = {}, credential = token) {
   return url;
 }
 
-/** Half a character pair, which a token or a catalog may hold, has no code. */
+/** `encodeURIComponent` throws for a lone surrogate, which a token or a catalog may hold. */
 const encoded = (path) => path.toWellFormed().split("/").map(encodeURIComponent).join("/");
 
 /** A route for everything below the page's path. */

@@ -33,7 +33,7 @@ class Source {
     this.hasSound = false;
   }
 
-  /** Pictures and sound have no reader. */
+  /** Drops pictures and sound from now on. */
   release() {
     this.onpicture = (frame) => frame.close();
     this.onsound = (data) => data.close();
